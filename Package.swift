@@ -1,0 +1,133 @@
+// swift-tools-version: 6.2
+// SPDX-License-Identifier: Apache-2.0
+
+import PackageDescription
+
+/// Targets that another package may link: no unsafe flags here, or SwiftPM refuses the dependency.
+let hostSettings: [SwiftSetting] = [
+    .strictMemorySafety(),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("ExistentialAny"),
+]
+
+/// The Swift core inside the preload library. It shares every source file with `ReclaimCore` and
+/// `LiveSpace` (Shim/Core holds links to them), compiled as one module so that `Embedded` can
+/// specialise all of it: no runtime, no metadata. `-no-allocations` turns a hidden heap allocation,
+/// which would re-enter the allocator that called us, into a compile error.
+let shimCoreSettings: [SwiftSetting] = [
+    .strictMemorySafety(),
+    .enableExperimentalFeature("Embedded"),
+    .define("SHIM_SINGLE_MODULE"),
+    .unsafeFlags(["-wmo", "-Xfrontend", "-no-allocations"]),
+]
+
+let cSettings: [CSetting] = [
+    .unsafeFlags(["-std=c17", "-Wall", "-Wextra", "-Werror"])
+]
+
+/// `-fvisibility=hidden` and the explicit export list keep every name of ours out of the victim's
+/// symbol scope; a stray `swift_retain` would interpose the runtime of a Swift server.
+let preloadSettings: [CSetting] = [
+    .unsafeFlags([
+        "-std=c17", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-ftls-model=initial-exec",
+        "-fno-stack-protector",
+    ])
+]
+
+let package = Package(
+    name: "PTReclaim",
+    products: [
+        .library(name: "PTReclaim", targets: ["PTReclaim"]),
+        .library(name: "ptreclaim-preload", type: .dynamic, targets: ["Preload"]),
+        .executable(name: "ptreclaim", targets: ["PTReclaimCLI"]),
+        .executable(name: "Benchmarks", targets: ["Benchmarks"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.6.0"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+        .package(url: "https://github.com/ordo-one/TextTable", from: "0.0.2"),
+    ],
+    targets: [
+        // What Linux offers and libc headers may lack: numbers, structs, raw system calls.
+        .target(name: "CLinuxMM", cSettings: [.define("_GNU_SOURCE")]),
+        .target(name: "CStatsPage"),
+        .systemLibrary(
+            name: "CJemalloc", pkgConfig: "jemalloc", providers: [.apt(["libjemalloc-dev"])]),
+
+        // The heart.
+        .target(name: "ReclaimCore", swiftSettings: hostSettings),
+        .target(
+            name: "LiveSpace", dependencies: ["ReclaimCore", "CLinuxMM"],
+            swiftSettings: hostSettings),
+        .target(
+            name: "PTReclaim", dependencies: ["ReclaimCore", "LiveSpace"],
+            swiftSettings: hostSettings),
+        .target(
+            name: "PageTableModel", dependencies: ["ReclaimCore"], swiftSettings: hostSettings),
+
+        // Looking at processes, this one and others.
+        .target(
+            name: "ProcFS", dependencies: ["ReclaimCore", "CLinuxMM", "CStatsPage"],
+            swiftSettings: hostSettings),
+        .executableTarget(
+            name: "PTReclaimCLI",
+            dependencies: [
+                "ProcFS", "ReclaimCore",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "TextTable", package: "TextTable"),
+            ], swiftSettings: hostSettings),
+
+        // The preload library.
+        .target(
+            name: "ShimCore", dependencies: ["CLinuxMM"], path: "Shim/Core",
+            swiftSettings: shimCoreSettings),
+        .target(
+            name: "Preload", dependencies: ["ShimCore", "CLinuxMM", "CStatsPage"],
+            path: "Shim/Preload", cSettings: preloadSettings,
+            linkerSettings: [
+                .unsafeFlags([
+                    "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/exports.map",
+                    "-Xlinker", "--gc-sections",
+                    "-Xlinker", "-z", "-Xlinker", "now",
+                ])
+            ]),
+
+        // Proof.
+        .executableTarget(
+            name: "Benchmarks",
+            dependencies: [
+                "ProcFS", "ReclaimCore",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Histogram", package: "hdrhistogram-swift"),
+                .product(name: "TextTable", package: "TextTable"),
+            ], path: "Benchmarks/Harness", swiftSettings: hostSettings),
+        // The churn and the torture run inside jemalloc, in C, so that nothing but the allocator
+        // is measured and every byte that changes is the shim's fault.
+        .executableTarget(
+            name: "jemalloc-churn", dependencies: ["CJemalloc"], path: "Benchmarks/Churn",
+            cSettings: cSettings),
+        .executableTarget(
+            name: "jemalloc-torture", dependencies: ["CJemalloc"], path: "Tests/Fixtures/Torture",
+            cSettings: cSettings),
+        .target(
+            name: "TestSupport", dependencies: ["ProcFS", "ReclaimCore"],
+            path: "Tests/TestSupport", swiftSettings: hostSettings),
+        .testTarget(
+            name: "ReclaimCoreTests",
+            dependencies: ["ReclaimCore", "PageTableModel", "LiveSpace", "ProcFS", "TestSupport"],
+            swiftSettings: hostSettings),
+        .testTarget(
+            name: "ProcFSTests", dependencies: ["ProcFS", "TestSupport"],
+            swiftSettings: hostSettings),
+        .testTarget(
+            name: "CommandTests", dependencies: ["ProcFS", "TestSupport"],
+            swiftSettings: hostSettings),
+        .testTarget(
+            name: "ShimTests",
+            dependencies: ["ProcFS", "TestSupport"],
+            swiftSettings: hostSettings),
+    ],
+    swiftLanguageModes: [.v6],
+    cLanguageStandard: .c17
+)

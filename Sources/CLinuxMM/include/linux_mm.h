@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The part of Linux this project stands on, on one screen.
+//
+// Every call is a raw system call: it returns the kernel's result, or -errno, and never touches
+// the caller's `errno`. That makes each of them usable inside an allocator's hook, before any
+// constructor has run, and after fork. Addresses and lengths are bytes; unless stated otherwise
+// they are page-aligned and the length is not zero.
+
+#ifndef PTRECLAIM_LINUX_MM_H
+#define PTRECLAIM_LINUX_MM_H
+
+#if !defined(__linux__) || !defined(__x86_64__)
+#error "PTReclaim supports Linux on x86-64 only"
+#endif
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE // AT_FDCWD, MAP_ANONYMOUS under -std=c17
+#endif
+
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#pragma clang assume_nonnull begin
+
+static inline long ptreclaim_syscall(long number, long a, long b, long c, long d, long e, long f) {
+    long result;
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    register long r9 __asm__("r9") = f;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+
+// ---- advice and mappings ----------------------------------------------------------------------
+
+#define PTRECLAIM_MADV_DONTNEED 4
+#define PTRECLAIM_MADV_WIPEONFORK 18
+
+static inline long ptreclaim_madvise(uintptr_t address, size_t byte_count, int advice) {
+    return ptreclaim_syscall(SYS_madvise, (long)address, (long)byte_count, advice, 0, 0, 0);
+}
+
+static inline long ptreclaim_mmap(
+    uintptr_t address, size_t byte_count, int protection, int flags, int fd, off_t offset) {
+    return ptreclaim_syscall(
+        SYS_mmap, (long)address, (long)byte_count, protection, flags, fd, (long)offset);
+}
+
+static inline long ptreclaim_munmap(uintptr_t address, size_t byte_count) {
+    return ptreclaim_syscall(SYS_munmap, (long)address, (long)byte_count, 0, 0, 0, 0);
+}
+
+#define PTRECLAIM_MREMAP_MAYMOVE 1
+#define PTRECLAIM_MREMAP_FIXED 2
+#define PTRECLAIM_MREMAP_DONTUNMAP 4 // since 5.7
+
+static inline long ptreclaim_mremap(
+    uintptr_t old_address, size_t old_count, size_t new_count, int flags, uintptr_t new_address) {
+    return ptreclaim_syscall(
+        SYS_mremap, (long)old_address, (long)old_count, (long)new_count, flags, (long)new_address,
+        0);
+}
+
+// ---- descriptors ------------------------------------------------------------------------------
+
+static inline int ptreclaim_open(const char *path, int flags) {
+    return (int)ptreclaim_syscall(SYS_openat, AT_FDCWD, (long)path, flags | O_CLOEXEC, 0, 0, 0);
+}
+
+static inline int ptreclaim_open_self_pagemap(void) {
+    return ptreclaim_open("/proc/self/pagemap", O_RDONLY);
+}
+
+static inline int ptreclaim_open_self_maps(void) {
+    return ptreclaim_open("/proc/self/maps", O_RDONLY);
+}
+
+static inline int ptreclaim_close(int fd) {
+    return (int)ptreclaim_syscall(SYS_close, fd, 0, 0, 0, 0, 0);
+}
+
+static inline long ptreclaim_pread(int fd, void *buffer, size_t byte_count, off_t offset) {
+    return ptreclaim_syscall(
+        SYS_pread64, fd, (long)buffer, (long)byte_count, (long)offset, 0, 0);
+}
+
+static inline long ptreclaim_write(int fd, const void *buffer, size_t byte_count) {
+    return ptreclaim_syscall(SYS_write, fd, (long)buffer, (long)byte_count, 0, 0, 0);
+}
+
+static inline long ptreclaim_ioctl(int fd, unsigned long request, void *argument) {
+    return ptreclaim_syscall(SYS_ioctl, fd, (long)request, (long)argument, 0, 0, 0);
+}
+
+static inline int ptreclaim_getpid(void) {
+    return (int)ptreclaim_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0);
+}
+
+// ---- PAGEMAP_SCAN, since 6.7 (include/uapi/linux/fs.h) ----------------------------------------
+
+#define PTRECLAIM_PAGE_IS_WPALLOWED (1u << 0)
+#define PTRECLAIM_PAGE_IS_WRITTEN (1u << 1)
+#define PTRECLAIM_PAGE_IS_FILE (1u << 2)
+#define PTRECLAIM_PAGE_IS_PRESENT (1u << 3)
+#define PTRECLAIM_PAGE_IS_SWAPPED (1u << 4)
+#define PTRECLAIM_PAGE_IS_PFNZERO (1u << 5)
+#define PTRECLAIM_PAGE_IS_HUGE (1u << 6)
+
+struct ptreclaim_page_region {
+    uint64_t start;
+    uint64_t end;
+    uint64_t categories;
+};
+
+struct ptreclaim_pm_scan_arg {
+    uint64_t size;
+    uint64_t flags;
+    uint64_t start;
+    uint64_t end;
+    uint64_t walk_end;
+    uint64_t vec;
+    uint64_t vec_len;
+    uint64_t max_pages;
+    uint64_t category_inverted;
+    uint64_t category_mask;
+    uint64_t category_anyof_mask;
+    uint64_t return_mask;
+};
+
+// _IOWR('f', 16, struct pm_scan_arg)
+#define PTRECLAIM_PAGEMAP_SCAN 0xc0606610ul
+
+/// Scans `argument->start ..< argument->end` of the process behind `pagemap_fd`.
+/// Returns the number of regions written, or -errno: ENOTTY before Linux 6.7.
+/// Give it at most 512 regions a call: from 1024 on Linux 6.18 returned some of them twice.
+static inline long ptreclaim_pagemap_scan(int pagemap_fd, struct ptreclaim_pm_scan_arg *argument) {
+    argument->size = sizeof(*argument);
+    return ptreclaim_ioctl(pagemap_fd, PTRECLAIM_PAGEMAP_SCAN, argument);
+}
+
+// ---- PROCMAP_QUERY, since 6.11 ----------------------------------------------------------------
+
+#define PTRECLAIM_PROCMAP_QUERY_COVERING_OR_NEXT_VMA 0x10
+
+struct ptreclaim_procmap_query {
+    uint64_t size;
+    uint64_t query_flags;
+    uint64_t query_addr;
+    uint64_t vma_start;
+    uint64_t vma_end;
+    uint64_t vma_flags;
+    uint64_t vma_page_size;
+    uint64_t vma_offset;
+    uint64_t inode;
+    uint32_t dev_major;
+    uint32_t dev_minor;
+    uint32_t vma_name_size;
+    uint32_t build_id_size;
+    uint64_t vma_name_addr;
+    uint64_t build_id_addr;
+};
+
+// _IOWR('f', 17, struct procmap_query)
+#define PTRECLAIM_PROCMAP_QUERY 0xc0686611ul
+
+/// Describes the VMA that covers `query->query_addr` or, with COVERING_OR_NEXT_VMA, the next one.
+/// `maps_fd` is an open /proc/PID/maps. -ENOENT: no such VMA; -ENOTTY before Linux 6.11.
+static inline long ptreclaim_procmap_query(int maps_fd, struct ptreclaim_procmap_query *query) {
+    query->size = sizeof(*query);
+    return ptreclaim_ioctl(maps_fd, PTRECLAIM_PROCMAP_QUERY, query);
+}
+
+_Static_assert(sizeof(struct ptreclaim_pm_scan_arg) == 0x60, "the ioctl number carries the size");
+_Static_assert(sizeof(struct ptreclaim_procmap_query) == 0x68, "the ioctl number carries the size");
+
+// ---- atomics that Embedded Swift cannot spell -------------------------------------------------
+
+static inline uint64_t ptreclaim_load_acquire(const uint64_t *word) {
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+static inline void ptreclaim_store_release(uint64_t *word, uint64_t value) {
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
+static inline bool ptreclaim_compare_exchange(uint64_t *word, uint64_t expected, uint64_t desired) {
+    return __atomic_compare_exchange_n(
+        word, &expected, desired, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+static inline uint64_t ptreclaim_fetch_and(uint64_t *word, uint64_t mask) {
+    return __atomic_fetch_and(word, mask, __ATOMIC_ACQ_REL);
+}
+
+// ---- looking at one span -----------------------------------------------------------------------
+
+enum {
+    PTRECLAIM_LOOK_ABSENT = 0,
+    PTRECLAIM_LOOK_EMPTY = 1,
+    PTRECLAIM_LOOK_POPULATED = 2,
+    PTRECLAIM_LOOK_EMPTY_OR_ABSENT = 3,
+};
+
+/// Looks at the PTE table of the 2 MiB span at `span_start` through an open /proc/PID/pagemap.
+/// Returns one of PTRECLAIM_LOOK_*, or -errno.
+///
+/// PAGE_IS_WRITTEN is set for a none entry inside an existing table and not for a missing table;
+/// without PAGEMAP_SCAN the pagemap words tell populated from not, and no more.
+long ptreclaim_look(int pagemap_fd, uintptr_t span_start);
+
+struct ptreclaim_vma {
+    uintptr_t start;
+    uintptr_t end;
+    /// Hugetlb, or made by the kernel: [vdso], [vvar], [vsyscall].
+    bool is_special;
+};
+
+/// Finds the VMA that covers `address` through an open /proc/PID/maps: PROCMAP_QUERY, or the text
+/// where the kernel is older. Returns 0, -ENOENT for a hole, or another -errno.
+long ptreclaim_find_vma(int maps_fd, uintptr_t address, struct ptreclaim_vma *vma);
+
+/// Whether this kernel has PROCMAP_QUERY.
+bool ptreclaim_probe_procmap_query(void);
+
+// ---- reading one number of procfs -------------------------------------------------------------
+
+/// VmPTE of the calling process in bytes (PTE, PMD and PUD tables), or -errno.
+/// One open, one read, one close; no allocation.
+long ptreclaim_self_vm_pte(void);
+
+#pragma clang assume_nonnull end
+
+#endif

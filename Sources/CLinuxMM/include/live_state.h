@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// All state that `LiveSpace` keeps in a process. It holds facts about this process's mappings,
+// never about what an allocator does with them.
+
+#ifndef PTRECLAIM_LIVE_STATE_H
+#define PTRECLAIM_LIVE_STATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#pragma clang assume_nonnull begin
+
+enum {
+    PTRECLAIM_RESERVE_SLOTS = 4096, // a power of two
+    PTRECLAIM_SCRATCH_SLOTS = 64,   // bits of one claim word
+};
+
+/// Memory that fork hands to the child as zeros (MADV_WIPEONFORK): what it says of threads and
+/// descriptors is true of this process only.
+struct ptreclaim_wiped_on_fork {
+    uint64_t owner_pid;      // 0: this process has not looked yet
+    uint64_t scratch_claims; // bit i: a thread of this process is using scratch span i
+};
+
+struct ptreclaim_live_state {
+    uint32_t backend; // a `Backend` of ReclaimCore; 0: not probed, or nothing frees tables
+    bool has_procmap_query;
+    uintptr_t scratch; // first of PTRECLAIM_SCRATCH_SLOTS spans, PROT_NONE; never unmapped
+    struct ptreclaim_wiped_on_fork *_Nullable wiped_on_fork;
+    /// Ends of mappings after which an unused reserve reaches up to the next span boundary: an
+    /// open-addressed set, changed with compare-and-swap. Pages stay untouched until used.
+    uint64_t reserves[PTRECLAIM_RESERVE_SLOTS];
+};
+
+/// The one instance of this process.
+struct ptreclaim_live_state *ptreclaim_live_state(void);
+
+/// Maps `wiped_on_fork` once: one page. Returns 0 or -errno.
+int ptreclaim_map_wiped_on_fork(struct ptreclaim_live_state *state);
+
+static inline uint64_t *ptreclaim_scratch_claims(struct ptreclaim_wiped_on_fork *wiped) {
+    return &wiped->scratch_claims;
+}
+
+static inline uint64_t *
+ptreclaim_reserve_slot(struct ptreclaim_live_state *state, uint64_t index) {
+    return &state->reserves[index];
+}
+
+#pragma clang assume_nonnull end
+
+#endif

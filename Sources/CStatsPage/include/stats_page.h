@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The page through which a process that runs with the preload library shows what was done.
+//
+// The library writes it (memfd `ptreclaim-stats`, mode 0600, one page, MAP_SHARED), other
+// processes read it through /proc/PID/fd, /proc/PID/map_files or /proc/PID/mem.
+// A reader checks `magic`, then `version`, then `byte_count`, and believes the page only if `pid`
+// is the process it asked for: between fork and the child's first event the child still maps its
+// parent's page.
+
+#ifndef PTRECLAIM_STATS_PAGE_H
+#define PTRECLAIM_STATS_PAGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PTRECLAIM_STATS_MAGIC 0x7374617473727470ULL // "ptrstats", little-endian
+#define PTRECLAIM_STATS_VERSION 1u
+#define PTRECLAIM_STATS_NAME "ptreclaim-stats"
+
+// Why the library does nothing, or leaves an arena alone. One list for the page, for the line that
+// PTRECLAIM_VERBOSE=1 prints and for the tools.
+//   X(field, text)
+#define PTRECLAIM_REFUSALS(X) \
+    X(mode_off, "switched off by PTRECLAIM_MODE=off") \
+    X(no_jemalloc, "no jemalloc behind malloc in this process") \
+    X(jemalloc_too_old, "this jemalloc has no extent hooks that can be set") \
+    X(overcommit, "vm.overcommit_memory is 2 or cannot be read: jemalloc uncommits with PROT_NONE") \
+    X(san_guard, "opt.san_guard_small or opt.san_guard_large is set") \
+    X(application_hooks, "the application has extent hooks of its own") \
+    X(no_backend, "nothing tried frees a page-table page on this kernel") \
+    X(unsupported_machine, "not Linux on x86-64 with 4 KiB pages")
+
+// Counters, all monotonic, all since this process got this page.
+//   X(field, meaning)
+#define PTRECLAIM_COUNTERS(X) \
+    X(decommits, "extents that jemalloc purged through the decommit hook") \
+    X(decommit_failures, "decommits refused because madvise failed (mlocked memory, mostly)") \
+    X(commits, "extents that jemalloc took back into use") \
+    X(merges, "extents merged, committed or not") \
+    X(allocs, "mappings handed to jemalloc") \
+    X(aligned_allocs, "of these, mappings aligned and rounded to whole spans") \
+    X(destroys, "extents unmapped at arena destruction") \
+    X(purges_lazy, "calls of the purge_lazy hook, passed on") \
+    X(purges_forced, "calls of the purge_forced hook, passed on") \
+    X(spans_zapped, "2 MiB spans zapped while nobody owned them; their tables may be gone") \
+    X(spans_skipped, "spans that a backend refused or failed to zap") \
+    X(addresses_skipped, "events at or above 2^47, left alone") \
+    X(reserves_full, "mappings not rounded up because the reserve table was full") \
+    X(hook_nanoseconds, "time inside the decommit, merge and alloc hooks") \
+    X(arenas_hooked, "arenas that run with our hooks") \
+    X(threads_unseen, "threads started without a look at their arena")
+
+enum ptreclaim_backend {
+    PTRECLAIM_BACKEND_NONE = 0,
+    PTRECLAIM_BACKEND_DONTNEED = 1,
+    PTRECLAIM_BACKEND_REMAP = 2,
+    PTRECLAIM_BACKEND_MAPFIXED = 3,
+};
+
+enum ptreclaim_mode { PTRECLAIM_MODE_OFF = 0, PTRECLAIM_MODE_HOOKS = 1 };
+
+// All words are written with relaxed atomics; a reader may see counters a few events apart.
+struct ptreclaim_stats_page {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t byte_count; // of this struct
+    int32_t pid;
+    uint32_t mode;    // enum ptreclaim_mode, after `auto` was resolved
+    uint32_t backend; // enum ptreclaim_backend
+    uint32_t reserved;
+    uint64_t start_time_ns; // CLOCK_BOOTTIME when the page was made
+#define X(field, text) uint64_t refused_##field;
+    PTRECLAIM_REFUSALS(X)
+#undef X
+#define X(field, text) uint64_t field;
+    PTRECLAIM_COUNTERS(X)
+#undef X
+};
+
+_Static_assert(offsetof(struct ptreclaim_stats_page, version) == 8, "layout is an interface");
+_Static_assert(offsetof(struct ptreclaim_stats_page, pid) == 16, "layout is an interface");
+_Static_assert(offsetof(struct ptreclaim_stats_page, start_time_ns) == 32, "layout is an interface");
+_Static_assert(sizeof(struct ptreclaim_stats_page) <= 4096, "one page");
+
+// Swift cannot walk an X-macro: the same list as data.
+struct ptreclaim_stats_field {
+    const char *name;
+    const char *meaning;
+    uint32_t offset;
+    uint32_t is_refusal;
+};
+extern const struct ptreclaim_stats_field ptreclaim_stats_fields[];
+extern const size_t ptreclaim_stats_field_count;
+
+#endif

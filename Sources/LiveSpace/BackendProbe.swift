@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinuxMM
+
+#if !SHIM_SINGLE_MODULE
+    public import ReclaimCore
+#endif
+
+extension LiveSpace {
+    /// Finds by measuring which backend frees tables on the running kernel; versions lie, and so
+    /// do configurations. Prefers what keeps the attributes of VMAs.
+    ///
+    /// Costs about a dozen system calls for each backend tried. The result is kept; nil means
+    /// that nothing tried works here.
+    public static func probeBackend() -> Backend? {
+        let state = unsafe ptreclaim_live_state()
+        if let known = unsafe Backend(rawValue: UInt8(state.pointee.backend)) { return known }
+        guard unsafe ptreclaim_map_wiped_on_fork(state) == 0 else { return nil }
+        if frees(.dontneed) {
+            unsafe state.pointee.backend = UInt32(Backend.dontneed.rawValue)
+            return .dontneed
+        }
+        unsafe state.pointee.has_procmap_query = ptreclaim_probe_procmap_query()
+        if frees(.remap) {
+            unsafe state.pointee.backend = UInt32(Backend.remap.rawValue)
+            return .remap
+        }
+        return nil
+    }
+
+    /// Makes one empty table and looks at VmPTE while `backend` frees it.
+    ///
+    /// Another thread may change VmPTE in between, so only a difference of exactly one table
+    /// counts, and a miss is tried again.
+    public static func frees(_ backend: Backend) -> Bool {
+        let state = unsafe ptreclaim_live_state()
+        guard unsafe ptreclaim_map_wiped_on_fork(state) == 0 else { return false }
+        if backend == .remap, !ScratchSpans.prepare() { return false }
+        for _ in 0..<3 where freesOnce(backend) == true { return true }
+        return false
+    }
+
+    private static func freesOnce(_ backend: Backend) -> Bool? {
+        guard
+            let area = Syscalls.mapAnywhere(
+                byteCount: 2 * PageGeometry.spanByteCount, protection: Syscalls.readWrite)
+        else { return nil }
+        defer { _ = Syscalls.unmap(area) }
+        // A huge page has no table to free.
+        _ = Syscalls.madvise(area, Syscalls.adviseNoHugePage)
+        let span = Span(containing: area.start + PageGeometry.spanByteCount - 1)
+        let page = AddressRange(start: span.start, end: span.start + PageGeometry.pageByteCount)
+        let space = LiveSpace(backend: backend)
+        // Sound: `area` is ours alone, mapped readable and writable.
+        unsafe UnsafeMutablePointer<UInt8>(bitPattern: page.start)?.pointee = 1
+        guard Syscalls.dontneed(page) == nil, let before = space.vmPTEByteCount() else {
+            return nil
+        }
+        do { try space.freeTable(of: span) } catch { return false }
+        guard let after = space.vmPTEByteCount() else { return nil }
+        return before == after + PageGeometry.pageByteCount
+    }
+}

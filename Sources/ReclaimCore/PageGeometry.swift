@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Sizes of the x86-64 page tables, in bytes unless the name says otherwise.
+public enum PageGeometry {
+    /// One page, and one page-table page of any level.
+    public static let pageByteCount: UInt = 4096
+    /// What one PTE table maps: 512 pages, 2 MiB. The kernel's PMD_SIZE.
+    public static let spanByteCount: UInt = 512 * pageByteCount
+    /// What one PMD table maps: 1 GiB. The kernel's PUD_SIZE.
+    public static let pmdTableByteCount: UInt = 512 * spanByteCount
+    /// What one PUD table maps: 512 GiB. The kernel's P4D_SIZE.
+    public static let pudTableByteCount: UInt = 512 * pmdTableByteCount
+    /// Entries in a table of any level.
+    public static let entriesPerTable = 512
+    /// User addresses end here with four-level tables. Above it (five levels) nothing is touched.
+    public static let userSpaceEnd: UInt = 1 << 47
+}
+
+/// The 2 MiB that one PTE table maps, aligned to 2 MiB.
+public struct Span: Equatable, Hashable, Comparable, Sendable {
+    /// First address; a multiple of `PageGeometry.spanByteCount`.
+    public let start: UInt
+
+    /// The span whose table maps `address`.
+    public init(containing address: UInt) {
+        self.start = address & ~(PageGeometry.spanByteCount - 1)
+    }
+
+    /// One past the last address.
+    public var end: UInt { start &+ PageGeometry.spanByteCount }
+
+    public var range: AddressRange { AddressRange(start: start, end: end) }
+
+    public static func < (lower: Span, upper: Span) -> Bool { lower.start < upper.start }
+}
+
+/// Addresses `[start, end)`.
+public struct AddressRange: Equatable, Hashable, Sendable {
+    public var start: UInt
+    public var end: UInt
+
+    /// - Precondition: `start <= end`.
+    public init(start: UInt, end: UInt) {
+        precondition(start <= end)
+        self.start = start
+        self.end = end
+    }
+
+    /// `[start, start + byteCount)`, or nil where the end is not a canonical user address.
+    public init?(start: UInt, byteCount: UInt) {
+        let (end, overflow) = start.addingReportingOverflow(byteCount)
+        guard !overflow, end <= PageGeometry.userSpaceEnd else { return nil }
+        self.start = start
+        self.end = end
+    }
+
+    public var byteCount: UInt { end &- start }
+    public var isEmpty: Bool { start == end }
+
+    public func contains(_ other: AddressRange) -> Bool {
+        start <= other.start && other.end <= end
+    }
+
+    /// The spans that lie wholly inside, aligned inward.
+    ///
+    ///     | partial |  span  |  span  | partial |   two spans
+    public var wholeSpans: SpanRun {
+        let mask = PageGeometry.spanByteCount - 1
+        let first = (start &+ mask) & ~mask
+        let last = end & ~mask
+        return first < last ? SpanRun(start: first, end: last) : SpanRun(start: first, end: first)
+    }
+}
+
+/// Neighbouring spans, lowest first.
+public struct SpanRun: Equatable, Sendable {
+    /// Both multiples of `PageGeometry.spanByteCount`.
+    public let start: UInt
+    public let end: UInt
+
+    init(start: UInt, end: UInt) {
+        self.start = start
+        self.end = end
+    }
+
+    public var count: Int { Int((end &- start) / PageGeometry.spanByteCount) }
+
+    public subscript(index: Int) -> Span {
+        Span(containing: start &+ UInt(index) &* PageGeometry.spanByteCount)
+    }
+}
