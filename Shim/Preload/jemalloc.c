@@ -13,15 +13,11 @@
 typedef int mallctl_function(const char *, void *, size_t *, void *, size_t);
 typedef int mallctlnametomib_function(const char *, size_t *, size_t *);
 typedef int mallctlbymib_function(const size_t *, size_t, void *, size_t *, void *, size_t);
-typedef void *malloc_function(size_t);
-typedef void free_function(void *);
 
 // Set once by the constructor, before any other thread of ours can look.
 static mallctl_function *mallctl_entry;
 static mallctlnametomib_function *mallctlnametomib_entry;
 static mallctlbymib_function *mallctlbymib_entry;
-static malloc_function *malloc_entry;
-static free_function *free_entry;
 static uintptr_t object_start, object_end; // the loaded object jemalloc is part of
 
 extent_hooks_t *ptreclaim_default_hooks;
@@ -89,7 +85,7 @@ static int match_object(struct dl_phdr_info *info, size_t byte_count, void *argu
 }
 
 /// Takes the entry points that stand beside `mallctl_symbol` and share its prefix: `je_mallctl`
-/// goes with `je_malloc`. False where one is missing.
+/// goes with `je_mallctlbymib`. False where one is missing.
 static bool adopt(const char *mallctl_name, void *mallctl_symbol) {
     static const char base[] = "mallctl";
     const size_t length = strlen(mallctl_name), base_length = sizeof(base) - 1;
@@ -100,9 +96,9 @@ static bool adopt(const char *mallctl_name, void *mallctl_symbol) {
     }
     const size_t prefix = length - base_length;
     memcpy(name, mallctl_name, prefix);
-    void *found[4];
-    static const char *const suffixes[] = {"mallctlnametomib", "mallctlbymib", "malloc", "free"};
-    for (int i = 0; i < 4; i++) {
+    void *found[2];
+    static const char *const suffixes[] = {"mallctlnametomib", "mallctlbymib"};
+    for (int i = 0; i < 2; i++) {
         memcpy(name + prefix, suffixes[i], strlen(suffixes[i]) + 1);
         found[i] = find_beside(name, mallctl_symbol);
     }
@@ -113,8 +109,6 @@ static bool adopt(const char *mallctl_name, void *mallctl_symbol) {
     memcpy(&mallctl_entry, &mallctl_symbol, sizeof(void *));
     memcpy(&mallctlnametomib_entry, &found[0], sizeof(void *));
     memcpy(&mallctlbymib_entry, &found[1], sizeof(void *));
-    memcpy(&malloc_entry, &found[2], sizeof(void *));
-    memcpy(&free_entry, &found[3], sizeof(void *));
     struct object_search search = {.address = (uintptr_t)mallctl_symbol};
     dl_iterate_phdr(match_object, &search);
     object_start = search.start;
@@ -259,17 +253,6 @@ static bool are_defaults(const extent_hooks_t *hooks) {
     return true;
 }
 
-/// The arena of huge allocations exists from the first of them on, and only that creates it the
-/// way jemalloc wants it. 88 KiB, once; nothing of the allocation itself is touched.
-static void create_huge_arena(void) {
-    const size_t threshold = read_size("opt.oversize_threshold");
-    if (threshold == 0 || threshold > (size_t)1 << 30 || !malloc_entry || !free_entry) {
-        return;
-    }
-    void *volatile huge = malloc_entry(threshold);
-    free_entry(huge);
-}
-
 enum ptreclaim_refusal ptreclaim_jemalloc_install(extent_hooks_t *hooks) {
     our_hooks = hooks;
     ptreclaim_default_hooks = read_hooks(0);
@@ -280,13 +263,7 @@ enum ptreclaim_refusal ptreclaim_jemalloc_install(extent_hooks_t *hooks) {
         PTRECLAIM_COUNT(refused_application_hooks, 1);
         return PTRECLAIM_REFUSED_application_hooks;
     }
-    enum ptreclaim_refusal refusal = hook_arena(0);
-    if (refusal == PTRECLAIM_ACCEPTED) {
-        create_huge_arena();
-        ptreclaim_jemalloc_expect_arenas();
-        ptreclaim_jemalloc_hook_expected_arenas();
-    }
-    return refusal;
+    return hook_arena(0);
 }
 
 void ptreclaim_jemalloc_thread_started(void) {

@@ -23,7 +23,7 @@ enum ptreclaim_refusal ptreclaim_jemalloc_find(const char *mallctl_name);
 /// Whether this jemalloc and this kernel allow memory without an owner to be told.
 enum ptreclaim_refusal ptreclaim_jemalloc_check(void);
 
-/// Puts `hooks` on arena 0 and on the arena of huge allocations. Constructor only.
+/// Puts `hooks` on arena 0; the others get them as they appear. Constructor only.
 enum ptreclaim_refusal ptreclaim_jemalloc_install(extent_hooks_t *hooks);
 
 /// The hooks that jemalloc came with. Valid once `ptreclaim_jemalloc_install` has begun.
