@@ -29,7 +29,8 @@ enum {
     LINE_BYTES = 64,
     LONGEST_FULLY_CHECKED = 4 * PAGE_BYTES,
     CHILD_SECONDS = 20,
-    OPERATIONS_PER_FORK = 300,
+    OPERATIONS_PER_FORK = 100,
+    OPERATIONS_OF_CHILD = 60,
 };
 
 /// One block of memory, or none. Whoever holds `busy` may look at and change it.
@@ -92,7 +93,8 @@ static size_t line_offset(uint64_t key, const unsigned char *start, size_t page,
     // The pages of the kernel, not of the block: a short first one, then aligned ones.
     const size_t first = (size_t)(-(uintptr_t)start & (PAGE_BYTES - 1));
     const size_t begin = page == 0 ? 0 : first + (page - 1) * PAGE_BYTES;
-    const size_t offset = page == 0 ? begin : begin + mix(key + page) % (PAGE_BYTES / LINE_BYTES) * LINE_BYTES;
+    const size_t line = page == 0 ? 0 : mix(key + page) % (PAGE_BYTES / LINE_BYTES);
+    const size_t offset = begin + line * LINE_BYTES;
     return offset + LINE_BYTES <= count ? offset : count - LINE_BYTES;
 }
 
@@ -264,7 +266,7 @@ static void sweep(uint64_t *state) {
 
 static _Noreturn void live_as_child(uint64_t state) {
     atomic_store(&wrong_byte_count, 0);
-    for (int i = 0; i < 400; i++) {
+    for (int i = 0; i < OPERATIONS_OF_CHILD; i++) {
         work_on(&slots[next(&state) % SLOT_COUNT], &state);
     }
     _exit(atomic_load(&wrong_byte_count) ? 1 : 0);
