@@ -148,7 +148,9 @@ enum ScratchSpans {
         guard
             let range = Syscalls.mapAnywhere(byteCount: byteCount, protection: Syscalls.noAccess)
         else { return false }
-        unsafe state.pointee.scratch = range.wholeSpans.start
+        if unsafe !ptreclaim_publish_scratch(state, range.wholeSpans.start) {
+            _ = Syscalls.unmap(range)
+        }
         return true
     }
 
