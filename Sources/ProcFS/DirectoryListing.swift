@@ -22,11 +22,9 @@ enum DirectoryListing {
 
     /// What the symbolic link says; nil where it cannot be read.
     static func linkTarget(_ path: String) -> String? {
-        var buffer = [UInt8](repeating: 0, count: 4096)
-        let capacity = buffer.count
-        let count = unsafe buffer.withUnsafeMutableBytes {
-            unsafe readlink(path, $0.baseAddress?.assumingMemoryBound(to: CChar.self), capacity)
-        }
-        return count < 0 ? nil : String(decoding: buffer.prefix(count), as: UTF8.self)
+        var buffer = [CChar](repeating: 0, count: 4096)
+        let count = unsafe readlink(path, &buffer, buffer.count)
+        return count < 0
+            ? nil : String(decoding: buffer.prefix(count).map({ UInt8(bitPattern: $0) }), as: UTF8.self)
     }
 }

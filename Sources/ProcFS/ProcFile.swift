@@ -34,7 +34,7 @@ struct ProcFile: ~Copyable {
         var result = 0
         let bytes = unsafe [UInt8](unsafeUninitializedCapacity: byteCount) { buffer, count in
             // Sound: the kernel writes at most `byteCount` bytes, and says how many.
-            guard let base = unsafe buffer.baseAddress else { return }
+            guard let base = buffer.baseAddress else { return }
             result = unsafe ptreclaim_pread(descriptor, base, byteCount, offset)
             count = max(result, 0)
         }
@@ -71,7 +71,7 @@ struct ProcFile: ~Copyable {
             unsafeUninitializedCapacity: capacity
         ) { buffer, count in
             // Sound: the kernel writes at most `vec_len` regions, and says how many.
-            argument.vec = unsafe UInt64(UInt(bitPattern: buffer.baseAddress))
+            argument.vec = UInt64(UInt(bitPattern: buffer.baseAddress))
             argument.vec_len = UInt64(capacity)
             result = unsafe ptreclaim_pagemap_scan(descriptor, &argument)
             count = max(result, 0)
