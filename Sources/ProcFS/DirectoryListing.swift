@@ -25,6 +25,7 @@ enum DirectoryListing {
         var buffer = [CChar](repeating: 0, count: 4096)
         let count = unsafe readlink(path, &buffer, buffer.count)
         return count < 0
-            ? nil : String(decoding: buffer.prefix(count).map({ UInt8(bitPattern: $0) }), as: UTF8.self)
+            ? nil
+            : String(decoding: buffer.prefix(count).map({ UInt8(bitPattern: $0) }), as: UTF8.self)
     }
 }

@@ -157,7 +157,7 @@ private struct Sample {
         var found: FoundTables
         do {
             found = try Self.find(pagemap, maps, pid: pid)
-        } catch where error.errno == ENOTTY {
+        } catch  where error.errno == ENOTTY {
             self.found = nil
             unknown = [
                 "This kernel cannot tell an empty table from a missing one (PAGEMAP_SCAN, 6.7)."

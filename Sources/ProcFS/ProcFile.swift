@@ -110,7 +110,8 @@ extension String {
     /// The number of kB behind `key` in a file like status, in bytes.
     func kilobytes(_ key: String) -> UInt? {
         for line in split(separator: "\n") where line.hasPrefix(key) {
-            let fields = line.dropFirst(key.count).split(whereSeparator: { $0 == " " || $0 == "\t" })
+            let fields = line.dropFirst(key.count).split(whereSeparator: { $0 == " " || $0 == "\t" }
+            )
             return fields.first.flatMap { UInt($0) }.map { $0 * 1024 }
         }
         return nil

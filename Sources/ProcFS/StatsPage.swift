@@ -42,7 +42,9 @@ public struct StatsPage: Sendable {
         // once the child has made its own.
         let own = "/proc/\(pid)/map_files/\(range)"
         var bytes = try? ProcFile(own).read(4096, at: 0)
-        if bytes == nil { bytes = try? ProcFile("/proc/\(pid)/mem").read(4096, at: Int(entry.start)) }
+        if bytes == nil {
+            bytes = try? ProcFile("/proc/\(pid)/mem").read(4096, at: Int(entry.start))
+        }
         if bytes == nil { bytes = descriptorPage(pid: pid, named: name) }
         guard let bytes else {
             throw ProcFSError(code: .unreadable, errno: EACCES, what: own)
