@@ -30,8 +30,8 @@ let cSettings: [CSetting] = [
 /// symbol scope; a stray `swift_retain` would interpose the runtime of a Swift server.
 let preloadSettings: [CSetting] = [
     .unsafeFlags([
-        "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-ftls-model=initial-exec",
-        "-fno-stack-protector",
+        "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden",
+        "-ftls-model=initial-exec", "-fno-stack-protector",
     ])
 ]
 

@@ -30,7 +30,7 @@ public func coreDecommit(
     _ address: UInt, _ byteCount: UInt, _ zapped: UnsafeMutablePointer<UInt64>,
     _ skipped: UnsafeMutablePointer<UInt64>
 ) -> Int32 {
-    guard let walk = walk(), let extent = extent(address, byteCount) else { return 22 /* EINVAL */ }
+    guard let walk = walk(), let extent = extent(address, byteCount) else { return EINVAL }
     do throws(ReclaimError) {
         let count = try walk.decommit(extent)
         unsafe zapped.pointee = UInt64(count.zapped)
