@@ -74,9 +74,8 @@ let package = Package(
         .executableTarget(
             name: "PTReclaimCLI",
             dependencies: [
-                "ProcFS", "ReclaimCore",
+                "ProcFS", "CLinuxMM",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
-                .product(name: "TextTable", package: "TextTable"),
             ], swiftSettings: hostSettings),
 
         // The preload library.
