@@ -15,6 +15,12 @@ enum Syscalls {
     private static let fixed: Int32 = 0x10
     static let adviseNoHugePage: Int32 = 15
 
+    // errno
+    static let noEntry: Int32 = 2
+    static let badDescriptor: Int32 = 9
+    static let fault: Int32 = 14
+    static let busy: Int32 = 16
+
     static func madvise(_ range: AddressRange, _ advice: Int32) -> Int32? {
         errno(of: ptreclaim_madvise(range.start, Int(range.byteCount), advice))
     }
