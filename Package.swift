@@ -115,7 +115,9 @@ let package = Package(
             path: "Tests/TestSupport", swiftSettings: hostSettings),
         .testTarget(
             name: "ReclaimCoreTests",
-            dependencies: ["ReclaimCore", "PageTableModel", "LiveSpace", "ProcFS", "TestSupport"],
+            dependencies: [
+                "ReclaimCore", "PageTableModel", "LiveSpace", "PTReclaim", "CLinuxMM", "TestSupport",
+            ],
             swiftSettings: hostSettings),
         .testTarget(
             name: "ProcFSTests", dependencies: ["ProcFS", "TestSupport"],
