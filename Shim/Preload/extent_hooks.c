@@ -109,6 +109,7 @@ static void hook_destroy(
     (void)hooks;
     extent_hooks_t *original = ptreclaim_default_hooks;
     PTRECLAIM_COUNT(destroys, 1);
+    ptreclaim_jemalloc_arena_destroyed(arena);
     if (original->destroy) {
         ptreclaim_core_drop_reserve((uintptr_t)address, byte_count);
         original->destroy(original, address, byte_count, committed, arena);

@@ -29,7 +29,7 @@ static uint64_t hooked[MOST_ARENAS / 64];
 static bool arenas_expected;
 
 enum { ARENA_MIB = 3, NAME_MIB = 2 };
-static size_t hooks_mib[ARENA_MIB], initialized_mib[ARENA_MIB], thread_arena_mib[NAME_MIB],
+static size_t hooks_mib[ARENA_MIB], decay_mib[ARENA_MIB], thread_arena_mib[NAME_MIB],
     narenas_mib[NAME_MIB];
 
 // ---- finding -----------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ enum ptreclaim_refusal ptreclaim_jemalloc_check(void) {
         return PTRECLAIM_REFUSED_jemalloc_too_old;
     }
     count = ARENA_MIB;
-    if (mallctlnametomib_entry("arena.0.initialized", initialized_mib, &count) != 0) {
+    if (mallctlnametomib_entry("arena.0.dirty_decay_ms", decay_mib, &count) != 0) {
         return PTRECLAIM_REFUSED_jemalloc_too_old;
     }
     count = NAME_MIB;
@@ -278,6 +278,13 @@ void ptreclaim_jemalloc_thread_started(void) {
     ptreclaim_jemalloc_hook_expected_arenas();
 }
 
+void ptreclaim_jemalloc_arena_destroyed(unsigned arena) {
+    if (arena < MOST_ARENAS) {
+        __atomic_fetch_and(
+            &hooked[arena / 64], ~((uint64_t)1 << (arena % 64)), __ATOMIC_RELAXED);
+    }
+}
+
 void ptreclaim_jemalloc_expect_arenas(void) {
     if (our_hooks) {
         __atomic_store_n(&arenas_expected, true, __ATOMIC_RELEASE);
@@ -298,11 +305,12 @@ void ptreclaim_jemalloc_hook_expected_arenas(void) {
         if (is_hooked(arena)) {
             continue;
         }
-        const size_t mib[ARENA_MIB] = {initialized_mib[0], arena, initialized_mib[2]};
-        bool initialized = false;
-        byte_count = sizeof(initialized);
-        if (mallctlbymib_entry(mib, ARENA_MIB, &initialized, &byte_count, NULL, 0) == 0
-            && initialized) {
+        // Fails with EFAULT where there is no arena. `arena.<i>.initialized` would be the name for
+        // it, but says what was true at the last write of "epoch".
+        const size_t mib[ARENA_MIB] = {decay_mib[0], arena, decay_mib[2]};
+        ssize_t decay_ms = 0;
+        byte_count = sizeof(decay_ms);
+        if (mallctlbymib_entry(mib, ARENA_MIB, &decay_ms, &byte_count, NULL, 0) == 0) {
             (void)hook_arena(arena);
         }
     }

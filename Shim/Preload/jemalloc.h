@@ -35,6 +35,9 @@ bool ptreclaim_jemalloc_contains(const void *address);
 /// Binds the calling thread to its arena and puts the hooks there. Never inside jemalloc.
 void ptreclaim_jemalloc_thread_started(void);
 
+/// `arena` is being destroyed: the next arena of this number is a new one. Inside jemalloc.
+void ptreclaim_jemalloc_arena_destroyed(unsigned arena);
+
 /// Something was mapped by jemalloc outside of our hooks: an arena may have appeared.
 void ptreclaim_jemalloc_expect_arenas(void);
 

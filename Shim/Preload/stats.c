@@ -16,8 +16,10 @@ enum {
     PAGE_BYTES = 4096,
     /// Out of the way of programs that expect small numbers.
     LOWEST_DESCRIPTOR = 500,
-    MAKING = 1, // in owner_pid: a thread of this process is making the page; no user has PID 1's page
 };
+
+/// In owner_pid: a thread of this process is making the page. No PID: 1 is one, in containers.
+static const uint64_t MAKING = UINT64_MAX;
 
 static struct ptreclaim_stats_page *page; // keeps its address for ever
 static struct ptreclaim_stats_page scrap; // counts that belong nowhere
@@ -116,7 +118,7 @@ struct ptreclaim_stats_page *ptreclaim_stats(void) {
         return &scrap;
     }
     uint64_t owner = ptreclaim_load_acquire(&state->wiped_on_fork->owner_pid);
-    if (__builtin_expect(owner > MAKING, 1)) {
+    if (__builtin_expect(owner != 0 && owner != MAKING, 1)) {
         return page;
     }
     // A forked child: `page` is still its parent's.
