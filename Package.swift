@@ -74,9 +74,8 @@ let package = Package(
         .executableTarget(
             name: "PTReclaimCLI",
             dependencies: [
-                "ProcFS", "ReclaimCore",
+                "ProcFS", "CLinuxMM",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
-                .product(name: "TextTable", package: "TextTable"),
             ], swiftSettings: hostSettings),
 
         // The preload library.
@@ -119,7 +118,9 @@ let package = Package(
             path: "Tests/TestSupport", swiftSettings: hostSettings),
         .testTarget(
             name: "ReclaimCoreTests",
-            dependencies: ["ReclaimCore", "PageTableModel", "LiveSpace", "ProcFS", "TestSupport"],
+            dependencies: [
+                "ReclaimCore", "PageTableModel", "LiveSpace", "PTReclaim", "CLinuxMM", "TestSupport",
+            ],
             swiftSettings: hostSettings),
         .testTarget(
             name: "ProcFSTests", dependencies: ["ProcFS", "TestSupport"],

@@ -3,7 +3,7 @@
 internal import CLinuxMM
 
 #if !SHIM_SINGLE_MODULE
-    public import ReclaimCore
+    internal import ReclaimCore
 #endif
 
 /// The ends of mappings behind which an unused reserve reaches up to the next span boundary.

@@ -101,6 +101,13 @@ static inline long ptreclaim_ioctl(int fd, unsigned long request, void *argument
     return ptreclaim_syscall(SYS_ioctl, fd, (long)request, (long)argument, 0, 0, 0);
 }
 
+/// Whether the file carries capabilities, which make the loader ignore LD_PRELOAD.
+static inline bool ptreclaim_has_file_capabilities(const char *path) {
+    return ptreclaim_syscall(SYS_getxattr, (long)path, (long)"security.capability", 0, 0, 0, 0) > 0;
+}
+
+#define PTRECLAIM_ST_NOEXEC 8u // of statvfs; glibc shows it under _GNU_SOURCE only
+
 static inline int ptreclaim_getpid(void) {
     return (int)ptreclaim_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0);
 }

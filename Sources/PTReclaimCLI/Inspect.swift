@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import ProcFS
+
+struct Inspect: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Shows VmPTE, what live pages need of it, and the waste, of a running process.",
+        discussion: """
+            Looks without stopping the process; with or without the preload library in it.
+
+            Examples:
+              ptreclaim inspect $(pidof redis-server)
+              ptreclaim inspect 4711 --json
+            """)
+
+    @OptionGroup var process: ProcessArgument
+
+    @Flag(help: "Print one JSON object (schema ptreclaim.inspect/1); what is unknown is null.")
+    var json = false
+
+    func run() throws {
+        do {
+            let census = try PageTableCensus.take(pid: process.pid)
+            print(try json ? Format.json(CensusJSON(census)) : Format.human(census))
+        } catch let error as ProcFSError {
+            PTReclaimCommand.fail("\(error)", command: "inspect")
+        }
+    }
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import Glibc
+
+struct Run: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Starts a command with the preload library in place.",
+        discussion: """
+            The command replaces ptreclaim (exec), so it keeps the process ID, and signals and the \
+            exit status are its own. 127: no such command; 126: it cannot be executed.
+
+            The library is the one that PTRECLAIM_SHIM names, or \(Shim.fileName) beside this \
+            program, or in ../lib/ptreclaim.
+
+            Examples:
+              ptreclaim run -- redis-server /etc/redis/redis.conf
+              ptreclaim run --report -- redis-server --save ''
+            """)
+
+    @Flag(help: "Let the library say at exit what it did (PTRECLAIM_REPORT=1).")
+    var report = false
+
+    @Argument(parsing: .postTerminator, help: "The command and its arguments, after --.")
+    var command: [String]
+
+    func validate() throws {
+        guard !command.isEmpty else { throw ValidationError("A command is missing after --.") }
+    }
+
+    func run() throws {
+        guard let shim = Shim.find() else {
+            PTReclaimCommand.fail(
+                "\(Shim.fileName) is not found; name it with PTRECLAIM_SHIM=/path/to/it",
+                command: "run")
+        }
+        if let path = Executable.find(command[0]) {
+            for reason in Executable(path: path).reasonsToIgnorePreload(of: shim) {
+                PTReclaimCommand.note("the preload will be ignored: \(reason)", command: "run")
+            }
+        }
+        let inherited = unsafe getenv("LD_PRELOAD").map { unsafe String(cString: $0) } ?? ""
+        unsafe setenv("LD_PRELOAD", inherited.isEmpty ? shim : "\(shim):\(inherited)", 1)
+        if report { unsafe setenv("PTRECLAIM_REPORT", "1", 1) }
+        // Sound: the copies live until exec replaces the program; after a failure it ends.
+        var arguments = unsafe command.map { unsafe strdup($0) } + [nil]
+        unsafe _ = execvp(command[0], &arguments)
+        let failure = errno
+        let text = unsafe String(cString: strerror(failure))
+        PTReclaimCommand.fail(
+            "\(command[0]): \(text)", command: "run", status: failure == ENOENT ? 127 : 126)
+    }
+}
+
+/// Where the preload library is.
+enum Shim {
+    static let fileName = "libptreclaim-preload.so"
+
+    /// An absolute path, or nil.
+    static func find() -> String? {
+        if let named = unsafe getenv("PTRECLAIM_SHIM") {
+            return absolute(unsafe String(cString: named))
+        }
+        guard let executable = absolute("/proc/self/exe") else { return nil }
+        let directory = executable.split(separator: "/").dropLast().joined(separator: "/")
+        return absolute("/\(directory)/\(fileName)")
+            ?? absolute("/\(directory)/../lib/ptreclaim/\(fileName)")
+    }
+
+    private static func absolute(_ path: String) -> String? {
+        guard let resolved = unsafe realpath(path, nil) else { return nil }
+        defer { unsafe free(resolved) }
+        return unsafe String(cString: resolved)
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import PageTableModel
+import ReclaimCore
+import TestSupport
+import Testing
+
+/// Free without looking: what the laws must catch.
+private func walkWithoutLook<Space: Playable>(
+    _ space: Space, _ range: AddressRange
+) throws -> ReclaimReport {
+    var report = ReclaimReport()
+    let spans = range.wholeSpans
+    for index in 0..<spans.count where try space.eligibility(of: spans[index]) == nil {
+        try space.freeTable(of: spans[index])
+        report.tablesExamined += 1
+        report.tablesFreed += 1
+    }
+    return report
+}
+
+@Suite struct LawTests {
+    static let models: [(KernelProfile, Backend)] = [
+        (.ptReclaim, .dontneed), (.ptReclaim, .remap), (.ptReclaim, .mapfixed),
+        (.beforePTReclaim, .remap), (.beforePTReclaim, .mapfixed),
+    ]
+
+    @Test(arguments: models)
+    func theWalkKeepsTheLawsOnTheModel(profile: KernelProfile, backend: Backend) throws {
+        let violations = try LawSuite { ModelPlayground(profile, backend) }.violations()
+        #expect(violations.isEmpty)
+    }
+
+    @Test(arguments: Backend.allCases)
+    func theWalkKeepsTheLawsOnTheKernel(backend: Backend) throws {
+        let violations = try LawSuite { try LivePlayground(backend) }.violations()
+        #expect(violations.isEmpty)
+    }
+
+    @Test func theKernelsVmPTEFallsByWhatTheWalkFreedWithDontneed() async {
+        await #expect(processExitsWith: .success) { try exitUnlessLawful(.dontneed) }
+    }
+    @Test func theKernelsVmPTEFallsByWhatTheWalkFreedWithRemap() async {
+        await #expect(processExitsWith: .success) { try exitUnlessLawful(.remap) }
+    }
+    @Test func theKernelsVmPTEFallsByWhatTheWalkFreedWithMapfixed() async {
+        await #expect(processExitsWith: .success) { try exitUnlessLawful(.mapfixed) }
+    }
+
+    /// Negative control: the suite can fail, for the reasons that matter.
+    @Test func aWalkThatDoesNotLookBreaksTheLaws() throws {
+        let laws = try Set(
+            LawSuite(
+                makeSpace: { ModelPlayground(.ptReclaim, .dontneed) },
+                walk: { try walkWithoutLook($0, $1) }
+            ).violations().map(\.law))
+        #expect(laws.contains("frees exactly the all-none tables"))
+        #expect(laws.contains("never changes a readable byte"))
+        #expect(laws.contains("counts what it freed"))
+    }
+
+    @Test func aKernelThatFreesNothingBreaksTheLaws() throws {
+        let violations = try LawSuite { ModelPlayground(.beforePTReclaim, .dontneed) }.violations()
+        #expect(!violations.isEmpty)
+    }
+
+    @Test func aWalkThatFreesTooLittleBreaksTheLaws() throws {
+        let violations = try LawSuite(
+            makeSpace: { ModelPlayground(.ptReclaim, .dontneed) },
+            walk: { space, range in
+                let half = AddressRange(start: range.start, end: range.start + range.byteCount / 2)
+                return try ReclaimWalk(space: space).reclaimOwned(half)
+            }
+        ).violations()
+        #expect(!violations.isEmpty)
+    }
+}
+
+/// Exit tests start a process of their own: nobody else there changes VmPTE.
+private func exitUnlessLawful(_ backend: Backend) throws {
+    let violations = try LawSuite { try LivePlayground(backend, isAlone: true) }.violations()
+    for violation in violations { print(violation) }
+    exit(violations.isEmpty ? 0 : 1)
+}
