@@ -61,3 +61,8 @@ public protocol AddressSpace {
     /// A reserve is mapped, belongs to no extent, and reaches up to a span boundary.
     func reserveEnd(after end: UInt) -> UInt
 }
+
+// Needs an array, and so cannot be compiled into an allocator's hook.
+#if !SHIM_SINGLE_MODULE
+    extension Backend: CaseIterable {}
+#endif

@@ -114,3 +114,8 @@ public struct KeptCounts: Equatable, Sendable {
             && left.counts.6 == right.counts.6 && left.counts.7 == right.counts.7
     }
 }
+
+// Needs an array, and so cannot be compiled into an allocator's hook.
+#if !SHIM_SINGLE_MODULE
+    extension KeptReason: CaseIterable {}
+#endif
