@@ -23,15 +23,15 @@ let shimCoreSettings: [SwiftSetting] = [
 ]
 
 let cSettings: [CSetting] = [
-    .unsafeFlags(["-std=c17", "-Wall", "-Wextra", "-Werror"])
+    .unsafeFlags(["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"])
 ]
 
 /// `-fvisibility=hidden` and the explicit export list keep every name of ours out of the victim's
 /// symbol scope; a stray `swift_retain` would interpose the runtime of a Swift server.
 let preloadSettings: [CSetting] = [
     .unsafeFlags([
-        "-std=c17", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-ftls-model=initial-exec",
-        "-fno-stack-protector",
+        "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden",
+        "-ftls-model=initial-exec", "-fno-stack-protector",
     ])
 ]
 
@@ -39,7 +39,8 @@ let package = Package(
     name: "PTReclaim",
     products: [
         .library(name: "PTReclaim", targets: ["PTReclaim"]),
-        .library(name: "ptreclaim-preload", type: .dynamic, targets: ["Preload"]),
+        // ShimCore is named so that SwiftPM sees an Embedded target and links no Swift runtime.
+        .library(name: "ptreclaim-preload", type: .dynamic, targets: ["Preload", "ShimCore"]),
         .executable(name: "ptreclaim", targets: ["PTReclaimCLI"]),
         .executable(name: "Benchmarks", targets: ["Benchmarks"]),
     ],

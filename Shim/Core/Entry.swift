@@ -17,9 +17,11 @@ private func extent(_ address: UInt, _ byteCount: UInt) -> AddressRange? {
 }
 
 /// Probes the kernel. Returns the backend that will be used, 0 for none.
+/// - Parameter wanted: the backend to use if it frees tables here; 0 for the best that does.
 @c(ptreclaim_core_probe)
-public func coreProbe() -> UInt32 {
-    UInt32(LiveSpace.probeBackend()?.rawValue ?? 0)
+public func coreProbe(_ wanted: UInt32) -> UInt32 {
+    let backend = LiveSpace.probeBackend(preferring: Backend(rawValue: UInt8(wanted)))
+    return UInt32(backend?.rawValue ?? 0)
 }
 
 /// jemalloc gives up an extent. Returns 0, or the errno for which it must keep it.
@@ -28,7 +30,7 @@ public func coreDecommit(
     _ address: UInt, _ byteCount: UInt, _ zapped: UnsafeMutablePointer<UInt64>,
     _ skipped: UnsafeMutablePointer<UInt64>
 ) -> Int32 {
-    guard let walk = walk(), let extent = extent(address, byteCount) else { return 22 /* EINVAL */ }
+    guard let walk = walk(), let extent = extent(address, byteCount) else { return EINVAL }
     do throws(ReclaimError) {
         let count = try walk.decommit(extent)
         unsafe zapped.pointee = UInt64(count.zapped)

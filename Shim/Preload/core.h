@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-uint32_t ptreclaim_core_probe(void);
+uint32_t ptreclaim_core_probe(uint32_t wanted);
 int32_t ptreclaim_core_decommit(
     uintptr_t address, size_t byte_count, uint64_t *zapped, uint64_t *skipped);
 void ptreclaim_core_merge(

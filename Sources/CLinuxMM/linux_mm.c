@@ -5,8 +5,8 @@
 #include <errno.h>
 
 long ptreclaim_self_vm_pte(void) {
-    // VmPTE stands about 500 bytes into the file; a long Groups: line comes before it.
-    char text[8192];
+    // VmPTE stands about 500 bytes into the file, after a Groups: line of at most some hundreds.
+    char text[3072];
     int fd = ptreclaim_open("/proc/self/status", O_RDONLY);
     if (fd < 0) {
         return fd;

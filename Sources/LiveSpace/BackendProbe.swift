@@ -12,20 +12,21 @@ extension LiveSpace {
     ///
     /// Costs about a dozen system calls for each backend tried. The result is kept; nil means
     /// that nothing tried works here.
-    public static func probeBackend() -> Backend? {
+    ///
+    /// - Parameter wanted: the only backend to try, where one was asked for.
+    public static func probeBackend(preferring wanted: Backend? = nil) -> Backend? {
         let state = unsafe ptreclaim_live_state()
         if let known = unsafe Backend(rawValue: UInt8(state.pointee.backend)) { return known }
-        guard unsafe ptreclaim_map_wiped_on_fork(state) == 0 else { return nil }
-        if frees(.dontneed) {
-            unsafe state.pointee.backend = UInt32(Backend.dontneed.rawValue)
-            return .dontneed
+        var found: Backend?
+        if let wanted {
+            found = frees(wanted) ? wanted : nil
+        } else if frees(.dontneed) {
+            found = .dontneed
+        } else if frees(.remap) {
+            found = .remap
         }
-        unsafe state.pointee.has_procmap_query = ptreclaim_probe_procmap_query()
-        if frees(.remap) {
-            unsafe state.pointee.backend = UInt32(Backend.remap.rawValue)
-            return .remap
-        }
-        return nil
+        if let found { unsafe state.pointee.backend = UInt32(found.rawValue) }
+        return found
     }
 
     /// Makes one empty table and looks at VmPTE while `backend` frees it.
@@ -35,7 +36,10 @@ extension LiveSpace {
     public static func frees(_ backend: Backend) -> Bool {
         let state = unsafe ptreclaim_live_state()
         guard unsafe ptreclaim_map_wiped_on_fork(state) == 0 else { return false }
-        if backend == .remap, !ScratchSpans.prepare() { return false }
+        if backend == .remap {
+            guard ScratchSpans.prepare() else { return false }
+            unsafe state.pointee.has_procmap_query = ptreclaim_probe_procmap_query()
+        }
         for _ in 0..<3 where freesOnce(backend) == true { return true }
         return false
     }

@@ -76,7 +76,7 @@ public struct LiveSpace: AddressSpace {
 extension LiveSpace {
     public func look(at span: Span) throws(ReclaimError) -> TableState {
         guard pagemap >= 0 else {
-            throw ReclaimError(.lookFailed, errno: 9 /* EBADF */, range: span.range)
+            throw ReclaimError(.lookFailed, errno: EBADF, range: span.range)
         }
         let answer = ptreclaim_look(pagemap, span.start)
         switch answer {
@@ -91,11 +91,11 @@ extension LiveSpace {
 
     public func eligibility(of span: Span) throws(ReclaimError) -> KeptReason? {
         guard maps >= 0 else {
-            throw ReclaimError(.lookFailed, errno: 9 /* EBADF */, range: span.range)
+            throw ReclaimError(.lookFailed, errno: EBADF, range: span.range)
         }
         var vma = ptreclaim_vma()
         let result = unsafe ptreclaim_find_vma(maps, span.start, &vma)
-        if result == -2 /* ENOENT */ { return .crossesVMA }
+        if result == -Int(ENOENT) { return .crossesVMA }
         guard result == 0 else {
             throw ReclaimError(.lookFailed, errno: Int32(-result), range: span.range)
         }
@@ -114,9 +114,9 @@ extension LiveSpace {
     private func moveAwayAndDrop(_ span: Span) -> Int32? {
         // From 6.17 on mremap moves across VMAs; before, it refuses by itself (EFAULT).
         if unsafe ptreclaim_live_state().pointee.has_procmap_query, !isInsideOneVMA(span) {
-            return 14  // EFAULT
+            return EFAULT
         }
-        guard let scratch = ScratchSpans.claim() else { return 16 /* EBUSY */ }
+        guard let scratch = ScratchSpans.claim() else { return EBUSY }
         defer { ScratchSpans.release(scratch) }
         if let errno = Syscalls.moveTable(from: span, to: scratch.span) { return errno }
         return Syscalls.mapOver(scratch.span.range, protection: Syscalls.noAccess)
@@ -148,7 +148,9 @@ enum ScratchSpans {
         guard
             let range = Syscalls.mapAnywhere(byteCount: byteCount, protection: Syscalls.noAccess)
         else { return false }
-        unsafe state.pointee.scratch = range.wholeSpans.start
+        if unsafe !ptreclaim_publish_scratch(state, range.wholeSpans.start) {
+            _ = Syscalls.unmap(range)
+        }
         return true
     }
 

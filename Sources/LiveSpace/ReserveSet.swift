@@ -15,13 +15,17 @@ public enum ReserveSet {
     private static let removed: UInt64 = 1
     private static let longestProbe = 64
 
-    /// Remembers that a reserve begins at `end`. False where the set is full there.
+    /// Remembers that a reserve begins at `end`, once. False where the set is full there.
+    ///
+    /// - Precondition: `end` is not on a span boundary, and no other thread inserts or
+    ///   removes the same `end` meanwhile: it belongs to the one who maps it.
     public static func insert(end: UInt) -> Bool {
         let key = UInt64(end)
+        // First look behind removed members too: a second copy would outlive the removal.
+        if unsafe find(end: end) != nil { return true }
         for step in 0..<longestProbe {
             let slot = unsafe slot(key, step)
             let found = unsafe ptreclaim_load_acquire(slot)
-            if found == key { return true }
             if found <= removed, unsafe ptreclaim_compare_exchange(slot, found, key) { return true }
         }
         return false

@@ -17,7 +17,7 @@ public enum PageGeometry {
 }
 
 /// The 2 MiB that one PTE table maps, aligned to 2 MiB.
-public struct Span: Equatable, Hashable, Comparable, Sendable {
+public struct Span: Equatable, Comparable, Sendable {
     /// First address; a multiple of `PageGeometry.spanByteCount`.
     public let start: UInt
 
@@ -35,7 +35,7 @@ public struct Span: Equatable, Hashable, Comparable, Sendable {
 }
 
 /// Addresses `[start, end)`.
-public struct AddressRange: Equatable, Hashable, Sendable {
+public struct AddressRange: Equatable, Sendable {
     public var start: UInt
     public var end: UInt
 
@@ -89,3 +89,9 @@ public struct SpanRun: Equatable, Sendable {
         Span(containing: start &+ UInt(index) &* PageGeometry.spanByteCount)
     }
 }
+
+// Hashing pulls a source of randomness into the preload library.
+#if !SHIM_SINGLE_MODULE
+    extension Span: Hashable {}
+    extension AddressRange: Hashable {}
+#endif

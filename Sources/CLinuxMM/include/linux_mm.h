@@ -18,6 +18,7 @@
 #define _GNU_SOURCE // AT_FDCWD, MAP_ANONYMOUS under -std=c17
 #endif
 
+#include <errno.h> // for Swift: EBADF, ENOENT … without a libc module
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stddef.h>

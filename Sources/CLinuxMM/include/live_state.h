@@ -39,6 +39,13 @@ struct ptreclaim_live_state *ptreclaim_live_state(void);
 /// Maps `wiped_on_fork` once: one page. Returns 0 or -errno.
 int ptreclaim_map_wiped_on_fork(struct ptreclaim_live_state *state);
 
+/// Sets `scratch` once; false where another thread was first.
+static inline bool ptreclaim_publish_scratch(struct ptreclaim_live_state *state, uintptr_t start) {
+    uintptr_t none = 0;
+    return __atomic_compare_exchange_n(
+        &state->scratch, &none, start, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
 static inline uint64_t *ptreclaim_scratch_claims(struct ptreclaim_wiped_on_fork *wiped) {
     return &wiped->scratch_claims;
 }

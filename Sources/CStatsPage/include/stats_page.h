@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PTRECLAIM_STATS_MAGIC 0x7374617473727470ULL // "ptrstats", little-endian
+#define PTRECLAIM_STATS_MAGIC 0x7374617473727470ull // "ptrstats", little-endian
 #define PTRECLAIM_STATS_VERSION 1u
 #define PTRECLAIM_STATS_NAME "ptreclaim-stats"
 
@@ -90,7 +90,8 @@ struct ptreclaim_stats_field {
     uint32_t offset;
     uint32_t is_refusal;
 };
-extern const struct ptreclaim_stats_field ptreclaim_stats_fields[];
 extern const size_t ptreclaim_stats_field_count;
+/// `index` is below `ptreclaim_stats_field_count`.
+const struct ptreclaim_stats_field *ptreclaim_stats_field_at(size_t index);
 
 #endif

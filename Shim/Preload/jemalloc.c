@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "stats.h"
+
+#include "jemalloc.h"
+#include "linux_mm.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <link.h>
+#include <string.h>
+
+typedef int mallctl_function(const char *, void *, size_t *, void *, size_t);
+typedef int mallctlnametomib_function(const char *, size_t *, size_t *);
+typedef int mallctlbymib_function(const size_t *, size_t, void *, size_t *, void *, size_t);
+
+// Set once by the constructor, before any other thread of ours can look.
+static mallctl_function *mallctl_entry;
+static mallctlnametomib_function *mallctlnametomib_entry;
+static mallctlbymib_function *mallctlbymib_entry;
+static uintptr_t object_start, object_end; // the loaded object jemalloc is part of
+
+extent_hooks_t *ptreclaim_default_hooks;
+static extent_hooks_t *our_hooks;
+
+// MALLCTL_ARENAS_ALL is 4096: there are never more arenas.
+enum { MOST_ARENAS = 4096 };
+static uint64_t hooked[MOST_ARENAS / 64];
+static bool arenas_expected;
+
+enum { ARENA_MIB = 3, NAME_MIB = 2 };
+static size_t hooks_mib[ARENA_MIB], initialized_mib[ARENA_MIB], thread_arena_mib[NAME_MIB],
+    narenas_mib[NAME_MIB];
+
+// ---- finding -----------------------------------------------------------------------------------
+
+static void *object_of(const void *symbol) {
+    Dl_info info;
+    return symbol && dladdr(symbol, &info) ? info.dli_fbase : NULL;
+}
+
+/// `name` as defined by the very object that defines `neighbour`.
+static void *find_beside(const char *name, const void *neighbour) {
+    void *object = object_of(neighbour);
+    void *found = dlsym(RTLD_DEFAULT, name);
+    if (found && object_of(found) == object) {
+        return found;
+    }
+    Dl_info info;
+    if (!neighbour || !dladdr(neighbour, &info)) {
+        return NULL;
+    }
+    void *handle = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+    if (!handle) {
+        return NULL;
+    }
+    found = dlsym(handle, name);
+    dlclose(handle); // RTLD_NOLOAD took a reference to what stays loaded anyway
+    return found && object_of(found) == object ? found : NULL;
+}
+
+struct object_search {
+    uintptr_t address, start, end;
+};
+
+static int match_object(struct dl_phdr_info *info, size_t byte_count, void *argument) {
+    (void)byte_count;
+    struct object_search *search = argument;
+    uintptr_t start = UINTPTR_MAX, end = 0;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
+        if (segment->p_type == PT_LOAD) {
+            uintptr_t low = info->dlpi_addr + segment->p_vaddr;
+            uintptr_t high = low + segment->p_memsz;
+            start = low < start ? low : start;
+            end = high > end ? high : end;
+        }
+    }
+    if (start <= search->address && search->address < end) {
+        search->start = start;
+        search->end = end;
+        return 1;
+    }
+    return 0;
+}
+
+/// Takes the entry points that stand beside `mallctl_symbol` and share its prefix: `je_mallctl`
+/// goes with `je_mallctlbymib`. False where one is missing.
+static bool adopt(const char *mallctl_name, void *mallctl_symbol) {
+    static const char base[] = "mallctl";
+    const size_t length = strlen(mallctl_name), base_length = sizeof(base) - 1;
+    char name[64];
+    if (length < base_length || length + sizeof("nametomib") > sizeof(name)
+        || strcmp(mallctl_name + length - base_length, base) != 0) {
+        return false;
+    }
+    const size_t prefix = length - base_length;
+    memcpy(name, mallctl_name, prefix);
+    void *found[2];
+    static const char *const suffixes[] = {"mallctlnametomib", "mallctlbymib"};
+    for (int i = 0; i < 2; i++) {
+        memcpy(name + prefix, suffixes[i], strlen(suffixes[i]) + 1);
+        found[i] = find_beside(name, mallctl_symbol);
+    }
+    if (!found[0] || !found[1]) {
+        return false;
+    }
+    // dlsym's result is an object pointer; POSIX lets it hold a function.
+    memcpy(&mallctl_entry, &mallctl_symbol, sizeof(void *));
+    memcpy(&mallctlnametomib_entry, &found[0], sizeof(void *));
+    memcpy(&mallctlbymib_entry, &found[1], sizeof(void *));
+    struct object_search search = {.address = (uintptr_t)mallctl_symbol};
+    dl_iterate_phdr(match_object, &search);
+    object_start = search.start;
+    object_end = search.end;
+    return true;
+}
+
+enum ptreclaim_refusal ptreclaim_jemalloc_find(const char *mallctl_name) {
+    static const char *const usual[] = {"mallctl", "je_mallctl"};
+    const void *malloc_symbol = dlsym(RTLD_DEFAULT, "malloc");
+    const char *const *names = mallctl_name ? &mallctl_name : usual;
+    const int name_count = mallctl_name ? 1 : 2;
+    for (int i = 0; i < name_count; i++) {
+        void *found = find_beside(names[i], malloc_symbol);
+        if (found && adopt(names[i], found)) {
+            return PTRECLAIM_ACCEPTED;
+        }
+    }
+    // A prefixed jemalloc is called by its prefixed names, whatever malloc is; an unprefixed one
+    // that malloc does not resolve to serves nobody.
+    const char *elsewhere = mallctl_name ? mallctl_name : "je_mallctl";
+    void *found = dlsym(RTLD_DEFAULT, elsewhere);
+    if (found && adopt(elsewhere, found)) {
+        return PTRECLAIM_ACCEPTED;
+    }
+    return PTRECLAIM_REFUSED_no_jemalloc;
+}
+
+bool ptreclaim_jemalloc_contains(const void *address) {
+    return object_start <= (uintptr_t)address && (uintptr_t)address < object_end;
+}
+
+const char *ptreclaim_jemalloc_version(void) {
+    const char *version = NULL;
+    size_t byte_count = sizeof(version);
+    if (!mallctl_entry || mallctl_entry("version", &version, &byte_count, NULL, 0) != 0) {
+        return "of unknown version";
+    }
+    return version;
+}
+
+// ---- refusing ----------------------------------------------------------------------------------
+
+/// The value of a size_t option, 0 where this jemalloc does not know it.
+static size_t read_size(const char *name) {
+    size_t value = 0, byte_count = sizeof(value);
+    return mallctl_entry(name, &value, &byte_count, NULL, 0) == 0 ? value : 0;
+}
+
+/// What jemalloc itself reads at start: with 2, or if unreadable, it uncommits with PROT_NONE.
+static bool kernel_overcommits(void) {
+    char digit = '2';
+    int fd = ptreclaim_open("/proc/sys/vm/overcommit_memory", O_RDONLY);
+    if (fd < 0) {
+        return false;
+    }
+    long count = ptreclaim_pread(fd, &digit, 1, 0);
+    ptreclaim_close(fd);
+    return count == 1 && (digit == '0' || digit == '1');
+}
+
+enum ptreclaim_refusal ptreclaim_jemalloc_check(void) {
+    size_t count = ARENA_MIB;
+    if (mallctlnametomib_entry("arena.0.extent_hooks", hooks_mib, &count) != 0
+        || count != ARENA_MIB) {
+        return PTRECLAIM_REFUSED_jemalloc_too_old;
+    }
+    count = ARENA_MIB;
+    if (mallctlnametomib_entry("arena.0.initialized", initialized_mib, &count) != 0) {
+        return PTRECLAIM_REFUSED_jemalloc_too_old;
+    }
+    count = NAME_MIB;
+    if (mallctlnametomib_entry("thread.arena", thread_arena_mib, &count) != 0) {
+        return PTRECLAIM_REFUSED_jemalloc_too_old;
+    }
+    count = NAME_MIB;
+    if (mallctlnametomib_entry("arenas.narenas", narenas_mib, &count) != 0) {
+        return PTRECLAIM_REFUSED_jemalloc_too_old;
+    }
+    if (!kernel_overcommits()) {
+        return PTRECLAIM_REFUSED_overcommit;
+    }
+    // Guards placed before the hooks would never be taken away.
+    if (read_size("opt.san_guard_small") != 0 || read_size("opt.san_guard_large") != 0) {
+        return PTRECLAIM_REFUSED_san_guard;
+    }
+    return PTRECLAIM_ACCEPTED;
+}
+
+// ---- installing --------------------------------------------------------------------------------
+
+static bool is_hooked(unsigned arena) {
+    return __atomic_load_n(&hooked[arena / 64], __ATOMIC_RELAXED) >> (arena % 64) & 1;
+}
+
+static extent_hooks_t *read_hooks(unsigned arena) {
+    const size_t mib[ARENA_MIB] = {hooks_mib[0], arena, hooks_mib[2]};
+    extent_hooks_t *hooks = NULL;
+    size_t byte_count = sizeof(hooks);
+    return mallctlbymib_entry(mib, ARENA_MIB, &hooks, &byte_count, NULL, 0) == 0 ? hooks : NULL;
+}
+
+/// Arenas are looked at once: an application that sets hooks of its own later means it.
+static enum ptreclaim_refusal hook_arena(unsigned arena) {
+    if (arena >= MOST_ARENAS || is_hooked(arena)) {
+        return PTRECLAIM_ACCEPTED;
+    }
+    extent_hooks_t *current = read_hooks(arena);
+    if (!current) {
+        return PTRECLAIM_REFUSED_jemalloc_too_old;
+    }
+    const uint64_t bit = (uint64_t)1 << (arena % 64);
+    if (__atomic_fetch_or(&hooked[arena / 64], bit, __ATOMIC_RELAXED) & bit) {
+        return PTRECLAIM_ACCEPTED; // another thread was first
+    }
+    if (current != ptreclaim_default_hooks) {
+        if (current != our_hooks) {
+            PTRECLAIM_COUNT(refused_application_hooks, 1);
+            return PTRECLAIM_REFUSED_application_hooks;
+        }
+        return PTRECLAIM_ACCEPTED;
+    }
+    const size_t mib[ARENA_MIB] = {hooks_mib[0], arena, hooks_mib[2]};
+    if (mallctlbymib_entry(mib, ARENA_MIB, NULL, NULL, &our_hooks, sizeof(our_hooks)) != 0) {
+        // Not there yet; it is looked at again when it appears.
+        __atomic_fetch_and(&hooked[arena / 64], ~bit, __ATOMIC_RELAXED);
+        return PTRECLAIM_REFUSED_jemalloc_too_old;
+    }
+    PTRECLAIM_COUNT(arenas_hooked, 1);
+    return PTRECLAIM_ACCEPTED;
+}
+
+/// jemalloc's own hooks are functions of jemalloc's own object.
+static bool are_defaults(const extent_hooks_t *hooks) {
+    const void *functions[sizeof(*hooks) / sizeof(void *)];
+    memcpy(functions, hooks, sizeof(functions));
+    for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
+        if (functions[i] && !ptreclaim_jemalloc_contains(functions[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+enum ptreclaim_refusal ptreclaim_jemalloc_install(extent_hooks_t *hooks) {
+    our_hooks = hooks;
+    ptreclaim_default_hooks = read_hooks(0);
+    if (!ptreclaim_default_hooks) {
+        return PTRECLAIM_REFUSED_jemalloc_too_old;
+    }
+    if (!are_defaults(ptreclaim_default_hooks)) {
+        PTRECLAIM_COUNT(refused_application_hooks, 1);
+        return PTRECLAIM_REFUSED_application_hooks;
+    }
+    return hook_arena(0);
+}
+
+void ptreclaim_jemalloc_thread_started(void) {
+    if (!our_hooks) {
+        return;
+    }
+    unsigned arena = 0;
+    size_t byte_count = sizeof(arena);
+    if (mallctlbymib_entry(thread_arena_mib, NAME_MIB, &arena, &byte_count, NULL, 0) == 0) {
+        (void)hook_arena(arena);
+    }
+    ptreclaim_jemalloc_hook_expected_arenas();
+}
+
+void ptreclaim_jemalloc_expect_arenas(void) {
+    if (our_hooks) {
+        __atomic_store_n(&arenas_expected, true, __ATOMIC_RELEASE);
+    }
+}
+
+void ptreclaim_jemalloc_hook_expected_arenas(void) {
+    if (__builtin_expect(!__atomic_load_n(&arenas_expected, __ATOMIC_RELAXED), 1)
+        || !__atomic_exchange_n(&arenas_expected, false, __ATOMIC_ACQ_REL)) {
+        return;
+    }
+    unsigned count = 0;
+    size_t byte_count = sizeof(count);
+    if (mallctlbymib_entry(narenas_mib, NAME_MIB, &count, &byte_count, NULL, 0) != 0) {
+        return;
+    }
+    for (unsigned arena = 0; arena < count && arena < MOST_ARENAS; arena++) {
+        if (is_hooked(arena)) {
+            continue;
+        }
+        const size_t mib[ARENA_MIB] = {initialized_mib[0], arena, initialized_mib[2]};
+        bool initialized = false;
+        byte_count = sizeof(initialized);
+        if (mallctlbymib_entry(mib, ARENA_MIB, &initialized, &byte_count, NULL, 0) == 0
+            && initialized) {
+            (void)hook_arena(arena);
+        }
+    }
+}

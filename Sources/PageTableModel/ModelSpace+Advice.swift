@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import ReclaimCore
+
+// MARK: - madvise, swap, userfaultfd
+
+extension ModelSpace {
+    /// Zaps the pages of `range`. Guard markers stay.
+    ///
+    ///     | partial |  span  |  span  | VMA || VMA |    a table goes where this call covers the
+    ///               | freed  | freed  |  kept      |    whole span within one VMA, if all is none
+    ///
+    /// - Throws: ENOMEM for a hole, the mapped part is zapped; EINVAL at the first locked or
+    ///   special VMA, what lies before it is zapped.
+    /// The corresponding kernel function is `madvise_dontneed_single_vma`.
+    public func dontneed(_ range: AddressRange) throws(ModelError) {
+        try walkVMAs(range) { [self] vma, part throws(ModelError) in
+            guard !vma.attributes.contains(.locked), vma.kind != .special else { throw .invalid }
+            forEachTable(under: part) { _, indices, table in
+                table?.zap(indices)
+                if profile.dontneedFreesTables, indices.count == PageGeometry.entriesPerTable,
+                    table?.isAllNone == true
+                {
+                    table = nil
+                }
+            }
+        }
+    }
+
+    /// Replaces every page of `range` by a guard marker; makes the tables that this needs.
+    /// - Throws: ENOMEM for a hole; EINVAL at the first locked or special VMA.
+    /// The corresponding kernel function is `madvise_guard_install`.
+    public func installGuards(_ range: AddressRange) throws(ModelError) {
+        try walkVMAs(range) { [self] vma, part throws(ModelError) in
+            guard !vma.attributes.contains(.locked), vma.kind != .special else { throw .invalid }
+            prepareAnonVMA(at: part.start)
+            for address in Self.pages(of: part) { set(.guardMarker, at: address) }
+        }
+    }
+
+    /// Guard markers of `range` become none; their tables stay.
+    /// - Throws: ENOMEM for a hole; EINVAL at the first special VMA.
+    /// The corresponding kernel function is `madvise_guard_remove`.
+    public func removeGuards(_ range: AddressRange) throws(ModelError) {
+        try walkVMAs(range) { [self] vma, part throws(ModelError) in
+            guard vma.kind != .special else { throw .invalid }
+            forEachTable(under: part) { _, indices, table in
+                for index in indices where table?.entries[index] == .guardMarker {
+                    table?.entries[index] = nil
+                }
+            }
+        }
+    }
+
+    /// Moves the present pages of `range` to swap.
+    public func swapOut(_ range: AddressRange) {
+        forEachTable(under: range) { _, indices, table in
+            for index in indices {
+                if case .present(let contents) = table?.entries[index] {
+                    table?.entries[index] = .swap(contents: contents)
+                }
+            }
+        }
+    }
+
+    /// Puts a marker where `range` has no page; makes the tables that this needs.
+    /// - Throws: ENOMEM for a hole.
+    /// The corresponding kernel call is `UFFDIO_WRITEPROTECT` with `UFFD_FEATURE_WP_UNPOPULATED`.
+    public func writeProtectUnpopulated(_ range: AddressRange) throws(ModelError) {
+        guard isMapped(range) else { throw .noMemory }
+        for address in Self.pages(of: range) where entry(at: address) == nil {
+            set(.uffdWPMarker, at: address)
+        }
+    }
+
+    /// Calls `body` for the part of `range` in each VMA, lowest first, past holes.
+    /// - Throws: what `body` throws, at once; ENOMEM at the end where there was a hole; EINVAL.
+    /// The corresponding kernel function is `madvise_walk_vmas`.
+    private func walkVMAs(
+        _ range: AddressRange, _ body: (VMA, AddressRange) throws(ModelError) -> Void
+    ) throws(ModelError) {
+        guard Self.isValid(range) else { throw .invalid }
+        let hasHole = !isMapped(range)
+        for index in indices(overlapping: range) {
+            let vma = vmas[index]
+            try body(
+                vma,
+                AddressRange(start: max(range.start, vma.start), end: min(range.end, vma.end)))
+        }
+        if hasHole { throw .noMemory }
+    }
+
+    static func pages(of range: AddressRange) -> StrideTo<UInt> {
+        stride(from: range.start, to: range.end, by: Int(PageGeometry.pageByteCount))
+    }
+}

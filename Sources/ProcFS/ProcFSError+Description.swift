@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Glibc
+
+extension ProcFSError: CustomStringConvertible {
+    public var description: String {
+        switch code {
+        case .unreadable: "\(what): \(Self.text(of: errno))"
+        case .noMemory: "\(what) has no memory of its own: a kernel thread, or it has ended"
+        case .noStatsPage:
+            "\(what): the preload library is not loaded there, or had nothing to do at start"
+        case .badStatsPage: "\(what): the stats page has a layout that this version does not know"
+        case .parentsStatsPage:
+            "\(what) was forked and has had no event yet: it still shows its parent's stats page"
+        }
+    }
+
+    private static func text(of errno: Int32) -> String {
+        switch errno {
+        case EACCES: "EACCES (needs CAP_SYS_PTRACE: run as the process's owner or root)"
+        case EPERM: "EPERM (needs CAP_SYS_PTRACE: run as the process's owner or root)"
+        case ENOENT, ESRCH: "no such process, or it has ended"
+        default: unsafe String(cString: strerror(errno))
+        }
+    }
+}
