@@ -14,8 +14,6 @@
 //
 // Exit status: 0 done, 1 a byte was wrong or a call failed, 2 usage, 3 more waste than allowed.
 
-#define _GNU_SOURCE
-
 #include <inttypes.h>
 #include <jemalloc/jemalloc.h>
 #include <poll.h>
