@@ -110,6 +110,9 @@ let package = Package(
         .executableTarget(
             name: "jemalloc-torture", dependencies: ["CJemalloc"], path: "Tests/Fixtures/Torture",
             cSettings: cSettings),
+        .executableTarget(
+            name: "jemalloc-victim", dependencies: ["CJemalloc", "CStatsPage"],
+            path: "Tests/Fixtures/Victim", cSettings: cSettings),
         .target(
             name: "TestSupport", dependencies: ["ProcFS", "ReclaimCore"],
             path: "Tests/TestSupport", swiftSettings: hostSettings),
