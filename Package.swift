@@ -119,7 +119,8 @@ let package = Package(
         .testTarget(
             name: "ReclaimCoreTests",
             dependencies: [
-                "ReclaimCore", "PageTableModel", "LiveSpace", "PTReclaim", "CLinuxMM", "TestSupport",
+                "ReclaimCore", "PageTableModel", "LiveSpace", "PTReclaim", "CLinuxMM",
+                "TestSupport",
             ],
             swiftSettings: hostSettings),
         .testTarget(

@@ -5,7 +5,7 @@ public import ReclaimCore
 /// An address space in which a test may do what programs do, inside a window that is the test's
 /// alone: the running process or a model.
 public protocol Playable: AddressSpace {
-    /// Whole spans, nothing mapped at first, a 1 GiB boundary in the middle.
+    /// Whole spans, nothing mapped at first, a boundary between PMD tables in the middle.
     var window: AddressRange { get }
     /// Whether nobody else changes this address space, so that VmPTE can be compared to the byte.
     var isAlone: Bool { get }
@@ -136,7 +136,9 @@ public struct LawSuite<Space: Playable> {
         expect(
             "examines each whole span once", report.tablesExamined == whole,
             "\(report.tablesExamined) of \(whole)")
-        expect("counts what it freed", report.tablesFreed == freed, "\(report.tablesFreed)/\(freed)")
+        expect(
+            "counts what it freed", report.tablesFreed == freed,
+            "\(report.tablesFreed), not \(freed)")
         let kept = KeptReason.allCases.filter { $0 != .partial }.reduce(0) {
             $0 + report.kept[$1]
         }
