@@ -29,41 +29,64 @@ public struct Victim: Sendable {
         }
     }
 
-    private let process: Process
+    public let pid: Int32
     private let directory: URL
     private var outputFile: URL { directory.appending(path: "output") }
     private var errorFile: URL { directory.appending(path: "errors") }
 
-    public var pid: Int32 { process.processIdentifier }
-
-    /// Starts `command` (an absolute path and its arguments) in an environment that holds PATH and
+    /// Starts `command` (an absolute path and its arguments) in an environment that holds PATH,
     /// `environment`, and nothing else that this process happens to have.
     ///
-    /// Output goes to files and not through pipes: a daemon that a command leaves behind keeps its
-    /// descriptors open.
+    /// Output goes to files, and the end is what `waitpid` says: a daemon that a command leaves
+    /// behind keeps its descriptors open, and Foundation's `Process` waits until they are closed.
     public static func start(
         _ command: [String], environment: [String: String] = [:], preloading: [URL] = []
     ) throws -> Victim {
         let directory = FileManager.default.temporaryDirectory
             .appending(path: "ptreclaim-victim-\(UUID().uuidString)")
         try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
-        let victim = Victim(process: Process(), directory: directory)
-        try Data().write(to: victim.outputFile)
-        try Data().write(to: victim.errorFile)
-        let process = victim.process
-        process.executableURL = URL(filePath: command[0])
-        process.arguments = Array(command.dropFirst())
-        process.standardInput = FileHandle.nullDevice
-        process.standardOutput = try FileHandle(forWritingTo: victim.outputFile)
-        process.standardError = try FileHandle(forWritingTo: victim.errorFile)
-        var variables = environment
-        variables["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        var variables = ["PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+        variables.merge(environment) { $1 }
         if !preloading.isEmpty {
             variables["LD_PRELOAD"] = preloading.map { $0.path() }.joined(separator: ":")
         }
-        process.environment = variables
-        try process.run()
-        return victim
+        let pid = try spawn(
+            command, environment: variables.map { "\($0.key)=\($0.value)" },
+            output: directory.appending(path: "output").path(),
+            errors: directory.appending(path: "errors").path())
+        return Victim(pid: pid, directory: directory)
+    }
+
+    private static func spawn(
+        _ command: [String], environment: [String], output: String, errors: String
+    ) throws -> Int32 {
+        // Sound: the vectors end with nil and live until posix_spawn has copied them.
+        let arguments = unsafe command.map { unsafe strdup($0) } + [nil]
+        let variables = unsafe environment.map { unsafe strdup($0) } + [nil]
+        let texts = unsafe arguments + variables
+        defer {
+            for index in unsafe texts.indices { unsafe free(texts[index]) }
+        }
+        var actions = unsafe posix_spawn_file_actions_t()
+        unsafe posix_spawn_file_actions_init(&actions)
+        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+        let writing = O_WRONLY | O_CREAT | O_TRUNC
+        unsafe posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+        unsafe posix_spawn_file_actions_addopen(&actions, 1, output, writing, 0o600)
+        unsafe posix_spawn_file_actions_addopen(&actions, 2, errors, writing, 0o600)
+        // Threads of the test runner block signals; a program expects none blocked.
+        var attributes = posix_spawnattr_t()
+        unsafe posix_spawnattr_init(&attributes)
+        defer { unsafe posix_spawnattr_destroy(&attributes) }
+        var none = sigset_t()
+        unsafe sigemptyset(&none)
+        unsafe posix_spawnattr_setsigmask(&attributes, &none)
+        unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
+        var pid: pid_t = 0
+        let error = unsafe posix_spawn(
+            &pid, command[0], &actions, &attributes, arguments, variables)
+        guard error == 0 else { throw CocoaError(.executableNotLoadable) }
+        return pid
     }
 
     /// Starts `command` and waits for its end, killing it after `limit`.
@@ -79,24 +102,27 @@ public struct Victim: Sendable {
     public func end(within limit: Duration) async throws -> Outcome {
         let deadline = ContinuousClock.now + limit
         var timedOut = false
-        while process.isRunning {
+        var status: Int32 = 0
+        while true {
+            let ended = unsafe waitpid(pid, &status, WNOHANG)
+            if ended != 0 { break }
             if ContinuousClock.now > deadline, !timedOut {
                 timedOut = true
-                kill(process.processIdentifier, SIGKILL)
+                kill(pid, SIGKILL)
             }
             try await Task.sleep(for: .milliseconds(10))
         }
         defer { try? FileManager.default.removeItem(at: directory) }
-        let signalled = process.terminationReason == .uncaughtSignal
+        let signal = status & 0x7f
         return Outcome(
-            status: process.terminationStatus + (signalled ? 128 : 0), timedOut: timedOut,
+            status: signal == 0 ? (status >> 8) & 0xff : 128 + signal, timedOut: timedOut,
             output: String(decoding: try Data(contentsOf: outputFile), as: UTF8.self),
             errors: String(decoding: try Data(contentsOf: errorFile), as: UTF8.self))
     }
 
     /// Sends SIGTERM and waits.
     public func terminate() async throws -> Outcome {
-        process.terminate()
+        kill(pid, SIGTERM)
         return try await end(within: .seconds(20))
     }
 }
