@@ -98,6 +98,22 @@ extension ShimTests {
         }
 
         @Test(
+            "A process that gave up root goes on, and so do its children",
+            .enabled(if: isRoot, "needs root to give up"), arguments: ["auto", "remap"])
+        func setuid(backend: String) async throws {
+            let outcome = try await runVictim(
+                "setuid", ShimBuild.release(),
+                environment: purgeAtOnce.merging(["PTRECLAIM_BACKEND": backend]) { $1 })
+            #expect(outcome.status == 0, "\(outcome)")
+            let numbers = outcome.numbers
+            #expect(numbers["child.page_pid"] == numbers["child.pid"], "\(outcome)")
+            let child = try #require(numbers["child.spans_zapped"])
+            let parent = try #require(numbers["spans_zapped"])
+            #expect(child > 30 && parent > child, "\(outcome)")
+            #expect(numbers["spans_skipped"] == 0, "\(outcome)")
+        }
+
+        @Test(
             "A process that is PID 1 counts, as in a container",
             .enabled(
                 if: isRoot && PackageFiles.installed("unshare") != nil, "needs root and unshare"))

@@ -5,7 +5,7 @@
 // (said on stderr), 2 usage, 77 not possible here.
 //
 //   jemalloc-victim churn | arenas | hooks-at-create | hooks-wrapped | hooks-replaced
-//                   | arena-destroyed | mlockall | errno | fork | fork-threads | closefrom
+//                   | arena-destroyed | mlockall | errno | fork | fork-threads | closefrom | setuid
 //   jemalloc-victim counters PID     the counters of another process
 
 #include "stats_page.h"
@@ -340,6 +340,7 @@ static void hooks_at_create(void) {
     unsigned arena = create_arena(&own_hooks);
     start_and_join(churn_a_little);
     churn_flags(MALLOCX_ARENA(arena) | MALLOCX_TCACHE_NONE);
+    (void)create_arena(NULL); // mapped by jemalloc itself: a cause to look at all arenas
     start_and_join(churn_a_little);
     expect(hooks_of(arena) == &own_hooks, "an arena's own hooks are left alone");
     expect(own_hook_calls > 0, "the arena's own hooks are called");
@@ -504,6 +505,20 @@ static void close_from(void) {
     }
 }
 
+/// What daemons do that start as root.
+static void drop_privileges(void) {
+    enum { NOBODY = 65534 };
+    churn();
+    if (setresgid(NOBODY, NOBODY, NOBODY) != 0 || setresuid(NOBODY, NOBODY, NOBODY) != 0
+        || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
+        perror("setresuid");
+        exit(NOT_POSSIBLE);
+    }
+    pid_t child = fork_and_churn("child.");
+    wait_for(child);
+    churn();
+}
+
 // ---- main --------------------------------------------------------------------------------------
 
 static const struct {
@@ -521,6 +536,7 @@ static const struct {
     {"fork", fork_without_exec},
     {"fork-threads", fork_beside_threads},
     {"closefrom", close_from},
+    {"setuid", drop_privileges},
 };
 
 int main(int count, char **arguments) {
