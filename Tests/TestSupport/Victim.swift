@@ -71,7 +71,8 @@ public struct Victim: Sendable {
         _ command: [String], environment: [String: String] = [:], preloading: [URL] = [],
         limit: Duration = .seconds(60)
     ) async throws -> Outcome {
-        try await start(command, environment: environment, preloading: preloading).end(within: limit)
+        let victim = try start(command, environment: environment, preloading: preloading)
+        return try await victim.end(within: limit)
     }
 
     /// Waits for the end, killing the program after `limit`.

@@ -256,7 +256,8 @@ static void arenas(void) {
             same += hooks_of(arena) == ours;
         }
     }
-    printf("arenas: %u\narenas_like_0: %u\ncreated_like_0: %d\n", all, same, hooks_of(made) == ours);
+    printf("arenas: %u\narenas_like_0: %u\ncreated_like_0: %d\n", all, same,
+           hooks_of(made) == ours);
 }
 
 static void arena_destroyed(void) {
