@@ -8,7 +8,8 @@ import ProcFS
 struct Benchmarks: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "Benchmarks",
-        abstract: "Shows what the preload library does to servers with jemalloc, beside plain ones.",
+        abstract: "Shows what the preload library does for servers with jemalloc."
+            + " Without a subcommand: churn.",
         subcommands: [Churn.self, Variants.self, Speed.self, Idle.self],
         defaultSubcommand: Churn.self)
 }
@@ -74,7 +75,7 @@ struct ChurnRun: Encodable {
         let malloc = extra.isEmpty ? nil : extra.joined(separator: ",")
         let redis = embedded ? nil : Tool.find("redis-server")
         var targets: [any ChurnTarget] = []
-        defer { targets.forEach { $0.stop() } }
+        defer { for target in targets { target.stop() } }
         var server = ""
         let embeddedProgram = redis == nil ? try Shim.buildEmbeddedChurn() : nil
         for configuration in configurations {

@@ -66,7 +66,8 @@ import Glibc
         rest = value
         var position = count + digits - 1
         while position >= count {
-            unsafe bytes.storeBytes(of: UInt8(48 + rest % 10), toByteOffset: position, as: UInt8.self)
+            let digit = UInt8(48 + rest % 10)
+            unsafe bytes.storeBytes(of: digit, toByteOffset: position, as: UInt8.self)
             rest /= 10
             position -= 1
         }

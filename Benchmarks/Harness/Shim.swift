@@ -46,7 +46,8 @@ struct Shim {
             "swift", "build", "-c", "release", "--package-path", packageRoot.path,
             "--scratch-path", scratch.path, "--product", product,
         ]
-        Progress.say("Building \(what) in release mode: swift build -c release --product \(product)")
+        Progress.say(
+            "Building \(what) in release mode: swift build -c release --product \(product)")
         let result = try Tool.run("/usr/bin/env", arguments)
         guard result.status == 0 else {
             throw HarnessError("\(what) could not be built:\n\(result.output)")

@@ -76,7 +76,7 @@ struct Speed: ParsableCommand {
     ) throws -> Result {
         let directory = try makeRunDirectory()
         var servers: [RedisServer] = []
-        defer { servers.forEach { $0.stop() } }
+        defer { for server in servers { server.stop() } }
         for configuration in [Configuration.plain, .shim] {
             servers.append(
                 try RedisServer(
