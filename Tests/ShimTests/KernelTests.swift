@@ -6,13 +6,12 @@ import Testing
 
 /// The shim on kernels that this machine does not run: Debian's, booted in QEMU.
 extension ShimTests {
-    @Suite(
-        .enabled(if: KernelTests.missing.isEmpty, "needs root and \(KernelTests.missing)")
-    )
-    struct KernelTests {
-        static let missing = ["qemu-system-x86_64", "busybox", "cpio", "depmod", "apt-get"]
-            .filter { PackageFiles.installed($0) == nil } + (geteuid() == 0 ? [] : ["root"])
+    static let missingForKernels =
+        ["qemu-system-x86_64", "busybox", "cpio", "depmod", "apt-get"]
+        .filter { PackageFiles.installed($0) == nil } + (isRoot ? [] : ["root"])
 
+    @Suite(.enabled(if: missingForKernels.isEmpty, "needs \(missingForKernels)"))
+    struct KernelTests {
         @Test(
             "Everything is given back on kernels with and without PT_RECLAIM",
             arguments: ["6.1", "6.12", "7.2"])
