@@ -2,17 +2,19 @@
 
 import CLinuxMM
 import Foundation
+import LiveSpace
 import PTReclaim
 import ReclaimCore
 import TestSupport
 import Testing
 
-@Suite struct PTReclaimTests {
+@Suite(.enabled(if: KernelAbilities.showsTables, "needs PAGEMAP_SCAN, Linux 6.7"))
+struct PTReclaimTests {
     private let playground: LivePlayground
     private let pagesPerSpan = PageGeometry.entriesPerTable
 
     init() throws {
-        playground = try LivePlayground(.dontneed)
+        playground = try LivePlayground(#require(LiveSpace.probeBackend()))
         try playground.map(playground.pages(0..<4 * pagesPerSpan), marked: false)
         for span in 0..<4 {
             try playground.write(1, at: playground.span(span).start)
@@ -106,7 +108,7 @@ import Testing
                 try FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count
             }
             let before = try count()
-            let one = open("/dev/null", O_RDONLY)
+            let one = unsafe open("/dev/null", O_RDONLY)
             // First that the counter sees a descriptor, so that no difference means something.
             guard try count() == before + 1 else { exit(2) }
             close(one)
