@@ -22,7 +22,7 @@ struct Speed: ParsableCommand {
     var decay: Decay?
 
     @Option(help: "Requests in a window, in thousands.")
-    var kilorequests = 600
+    var kilorequests = 800
 
     @Flag(help: "Print one JSON document instead of text.")
     var json = false
@@ -85,7 +85,10 @@ struct Speed: ParsableCommand {
                     in: directory.appending(path: "\(decay.rawValue)-\(configuration.rawValue)")))
         }
         Progress.show(0, of: pairs, "warming up")
-        for server in servers { _ = try window.run(on: server) }
+        for server in servers {
+            try window.warmUp(server)
+            _ = try window.run(on: server)
+        }
         var cpuRatios: [Double] = []
         var rateRatios: [Double] = []
         let decommitsBefore = try StatsPage.read(pid: servers[1].pid)["decommits"] ?? 0
@@ -159,17 +162,25 @@ struct Window {
     /// Sets of two sizes and a delete churn, over the same million of keys.
     private var parts: [[String]] {
         let common = ["-r", "1000000", "-P", "16", "-c", "50", "--csv"]
-        let third = ["-n", String(requestCount / 3)]
+        let quarter = ["-n", String(requestCount / 4)]
         return [
-            common + third + ["-d", "512", "-t", "set"],
-            common + third + ["DEL", "key:__rand_int__"],
-            common + third + ["-d", "3000", "-t", "set"],
-            common + third + ["DEL", "key:__rand_int__"],
+            common + quarter + ["-d", "512", "-t", "set"],
+            common + quarter + ["DEL", "key:__rand_int__"],
+            common + quarter + ["-d", "3000", "-t", "set"],
+            common + quarter + ["DEL", "key:__rand_int__"],
         ]
     }
 
     var commandLines: [String] {
         parts.map { "redis-benchmark -s SOCKET " + $0.joined(separator: " ") }
+    }
+
+    /// Brings the server to where the windows keep it: half of the keys are there, so that every
+    /// second DEL finds one.
+    func warmUp(_ server: RedisServer) throws {
+        let fill = ["-r", "1000000", "-n", "700000", "-P", "16", "-d", "1500", "-t", "set", "-q"]
+        let result = try Tool.run(client, ["-s", server.socketPath] + fill)
+        guard result.status == 0 else { throw HarnessError("redis-benchmark: \(result.output)") }
     }
 
     func run(on server: RedisServer) throws -> Figures {
@@ -182,10 +193,10 @@ struct Window {
             guard result.status == 0, fields.count >= 2,
                 let rate = Double(fields[1].trimmingCharacters(in: ["\""])), rate > 0
             else { throw HarnessError("redis-benchmark: \(result.output)") }
-            seconds += Double(requestCount / 3) / rate
+            seconds += Double(requestCount / 4) / rate
         }
         let cpu = try ProcessStatus.read(pid: server.pid).cpuSeconds - before
-        let count = Double(requestCount / 3 * parts.count)
+        let count = Double(requestCount / 4 * parts.count)
         return Figures(
             requestsPerSecond: count / seconds, cpuPerRequest: cpu / count, seconds: seconds)
     }
