@@ -182,7 +182,7 @@ struct ChurnPlayer {
                 rows.append(try meter.measure(step: name, isAllDeleted: isAllDeleted))
             }
         }
-        try step("flushed", isAllDeleted: true) { target, meter in
+        try step("flushed", isAllDeleted: false) { target, meter in
             try meter.time { try target.populate(plan) }
             try meter.time { try target.flush() }
         }

@@ -30,6 +30,9 @@ struct Idle: ParsableCommand {
         let machine: Machine
         let plain: Figures
         let shim: Figures
+        /// After 64 MiB were freed and taken again with calloc.
+        let plainCallocRSSBytes: Double
+        let shimCallocRSSBytes: Double
         let verdicts: [Verdict]
     }
 
@@ -45,19 +48,33 @@ struct Idle: ParsableCommand {
             try Self.start(program, preload: shim.library, into: &shimmed)
         }
         Progress.end()
+        var plainCalloc = Figures()
+        var shimCalloc = Figures()
+        for _ in 0..<min(runs, 5) {
+            try Self.start(program, mode: "--calloc", preload: nil, into: &plainCalloc)
+            try Self.start(program, mode: "--calloc", preload: shim.library, into: &shimCalloc)
+        }
+        let callocRSS = (median(plainCalloc.rssBytes), median(shimCalloc.rssBytes))
         plain.systemCallCount = try Self.countSystemCalls(program, preload: nil)
         shimmed.systemCallCount = try Self.countSystemCalls(program, preload: shim.library)
 
         let verdicts = Self.verdicts(plain, shimmed)
         if json {
             try printJSON(
-                Document(machine: .current(), plain: plain, shim: shimmed, verdicts: verdicts))
+                Document(
+                    machine: .current(), plain: plain, shim: shimmed,
+                    plainCallocRSSBytes: callocRSS.0, shimCallocRSSBytes: callocRSS.1,
+                    verdicts: verdicts))
         } else {
             print(Machine.current().line)
             let start = (median(plain.startMicroseconds), median(shimmed.startMicroseconds))
             print(
                 "start-up, median of \(runs): plain \(decimal(start.0, 0)) us, "
                     + "shim \(decimal(start.1, 0)) us (\(decimal(start.1 - start.0, 0)) more)")
+            print(
+                "RSS after 64 MiB were freed and taken again with calloc, untouched: "
+                    + "plain \(decimal(callocRSS.0 / 1048576, 1)) MiB, "
+                    + "shim \(decimal(callocRSS.1 / 1048576, 1)) MiB")
             for verdict in verdicts { print(verdict.line) }
         }
         if verdicts.contains(where: { $0.status == .failed }) { throw ExitCode.failure }
@@ -68,12 +85,14 @@ struct Idle: ParsableCommand {
     }
 
     /// Starts the program, measures it while it waits, and lets it end.
-    private static func start(_ program: URL, preload: URL?, into figures: inout Figures) throws {
+    private static func start(
+        _ program: URL, mode: String = "--idle", preload: URL?, into figures: inout Figures
+    ) throws {
         let process = Process()
         let input = Pipe()
         let output = Pipe()
         process.executableURL = program
-        process.arguments = ["--idle"]
+        process.arguments = [mode]
         process.environment = ProcessInfo.processInfo.environment
             .merging(environment(preload: preload)) { $1 }
         process.standardInput = input
