@@ -110,13 +110,17 @@ let package = Package(
         .executableTarget(
             name: "jemalloc-torture", dependencies: ["CJemalloc"], path: "Tests/Fixtures/Torture",
             cSettings: cSettings),
+        .executableTarget(
+            name: "jemalloc-victim", dependencies: ["CJemalloc", "CStatsPage"],
+            path: "Tests/Fixtures/Victim", cSettings: cSettings),
         .target(
             name: "TestSupport", dependencies: ["ProcFS", "ReclaimCore"],
             path: "Tests/TestSupport", swiftSettings: hostSettings),
         .testTarget(
             name: "ReclaimCoreTests",
             dependencies: [
-                "ReclaimCore", "PageTableModel", "LiveSpace", "PTReclaim", "CLinuxMM", "TestSupport",
+                "ReclaimCore", "PageTableModel", "LiveSpace", "PTReclaim", "CLinuxMM",
+                "TestSupport",
             ],
             swiftSettings: hostSettings),
         .testTarget(

@@ -205,6 +205,9 @@ __attribute__((constructor)) static void enter(void) {
     if (refusal == PTRECLAIM_ACCEPTED) {
         refusal = ptreclaim_jemalloc_install(&ptreclaim_hooks);
         active = refusal == PTRECLAIM_ACCEPTED;
+        if (!active) {
+            ptreclaim_stats()->mode = PTRECLAIM_MODE_OFF;
+        }
     }
     count_refusal(refusal);
     if (options.verbose) {

@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <link.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef int mallctl_function(const char *, void *, size_t *, void *, size_t);
@@ -170,6 +171,54 @@ static bool kernel_overcommits(void) {
     return count == 1 && (digit == '0' || digit == '1');
 }
 
+/// Whether jemalloc's configuration text asks for guards: `name:` with another value than 0.
+static bool asks_for_guards(const char *text) {
+    static const char *const names[] = {"san_guard_small:", "san_guard_large:"};
+    for (size_t i = 0; text && i < sizeof(names) / sizeof(names[0]); i++) {
+        const char *last = NULL; // of several, jemalloc takes the last
+        for (const char *at = text; (at = strstr(at, names[i])); at += strlen(names[i])) {
+            last = at + strlen(names[i]);
+        }
+        if (last && !(last[0] == '0' && (last[1] == '\0' || last[1] == ','))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/// jemalloc 5.3.0 knows the guard options and has no mallctl name for them, so its sources are
+/// read: built in, the program's `malloc_conf`, /etc/malloc.conf, the environment. One that a
+/// later source takes back still counts; it is a reason to stay away, and rare.
+static bool configured_with_guards(void) {
+    static const char *const environment[] = {"MALLOC_CONF", "JE_MALLOC_CONF", "_RJEM_MALLOC_CONF"};
+    for (size_t i = 0; i < sizeof(environment) / sizeof(environment[0]); i++) {
+        if (asks_for_guards(getenv(environment[i]))) {
+            return true;
+        }
+    }
+    const char *built_in = NULL;
+    size_t byte_count = sizeof(built_in);
+    if (mallctl_entry("config.malloc_conf", &built_in, &byte_count, NULL, 0) == 0
+        && asks_for_guards(built_in)) {
+        return true;
+    }
+    char link[1024];
+    long length = ptreclaim_syscall(
+        SYS_readlinkat, AT_FDCWD, (long)"/etc/malloc.conf", (long)link, sizeof(link) - 1, 0, 0);
+    link[length > 0 ? length : 0] = '\0';
+    if (asks_for_guards(link)) {
+        return true;
+    }
+    static const char *const symbols[] = {"malloc_conf", "je_malloc_conf", "_rjem_malloc_conf"};
+    for (size_t i = 0; i < sizeof(symbols) / sizeof(symbols[0]); i++) {
+        const char *const *text = dlsym(RTLD_DEFAULT, symbols[i]);
+        if (text && asks_for_guards(*text)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 enum ptreclaim_refusal ptreclaim_jemalloc_check(void) {
     size_t count = ARENA_MIB;
     if (mallctlnametomib_entry("arena.0.extent_hooks", hooks_mib, &count) != 0
@@ -192,7 +241,8 @@ enum ptreclaim_refusal ptreclaim_jemalloc_check(void) {
         return PTRECLAIM_REFUSED_overcommit;
     }
     // Guards placed before the hooks would never be taken away.
-    if (read_size("opt.san_guard_small") != 0 || read_size("opt.san_guard_large") != 0) {
+    if (read_size("opt.san_guard_small") != 0 || read_size("opt.san_guard_large") != 0
+        || configured_with_guards()) {
         return PTRECLAIM_REFUSED_san_guard;
     }
     return PTRECLAIM_ACCEPTED;

@@ -29,10 +29,11 @@ extension LiveSpace {
         return found
     }
 
-    /// Makes one empty table and looks at VmPTE while `backend` frees it.
+    /// Makes one empty table, and looks whether it is gone when `backend` has freed it.
     ///
-    /// Another thread may change VmPTE in between, so only a difference of exactly one table
-    /// counts, and a miss is tried again.
+    /// Where the kernel shows no tables (before 6.7, no procfs) VmPTE has to tell. Another thread may change
+    /// that in between, so only a difference of exactly one table counts, and a miss is tried
+    /// again.
     public static func frees(_ backend: Backend) -> Bool {
         let state = unsafe ptreclaim_live_state()
         guard unsafe ptreclaim_map_wiped_on_fork(state) == 0 else { return false }
@@ -54,14 +55,22 @@ extension LiveSpace {
         _ = Syscalls.madvise(area, Syscalls.adviseNoHugePage)
         let span = Span(containing: area.start + PageGeometry.spanByteCount - 1)
         let page = AddressRange(start: span.start, end: span.start + PageGeometry.pageByteCount)
-        let space = LiveSpace(backend: backend)
+        var space = LiveSpace(backend: backend)
+        var canLook = true
+        do { try space.openDescriptors() } catch { canLook = false }
+        defer { space.closeDescriptors() }
         // Sound: `area` is ours alone, mapped readable and writable.
         unsafe UnsafeMutablePointer<UInt8>(bitPattern: page.start)?.pointee = 1
-        guard Syscalls.dontneed(page) == nil, let before = space.vmPTEByteCount() else {
-            return nil
+        guard Syscalls.dontneed(page) == nil else { return nil }
+        let vmPTEBefore = space.vmPTEByteCount()
+        do throws(ReclaimError) {
+            let before = canLook ? try space.look(at: span) : .emptyOrAbsent
+            try space.freeTable(of: span)
+            if before == .empty { return try space.look(at: span) == .absent }
+        } catch {
+            return false
         }
-        do { try space.freeTable(of: span) } catch { return false }
-        guard let after = space.vmPTEByteCount() else { return nil }
-        return before == after + PageGeometry.pageByteCount
+        guard let vmPTEBefore, let vmPTEAfter = space.vmPTEByteCount() else { return nil }
+        return vmPTEBefore == vmPTEAfter + PageGeometry.pageByteCount
     }
 }

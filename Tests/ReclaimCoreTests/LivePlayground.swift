@@ -6,27 +6,37 @@ import ReclaimCore
 import Synchronization
 import TestSupport
 
-private let nextWindow = Atomic<UInt>(1)
+private let windowsInUse = Mutex<Set<UInt>>([])
 
 /// A window of this process to play in. Tests run beside each other, so each takes its own.
 final class LivePlayground: Playable {
     let window: AddressRange
     let isAlone: Bool
+    var hasGuards: Bool { KernelAbilities.hasGuards }
+    private let number: UInt
     private var space: LiveSpace
 
     /// - Parameter isAlone: in a process of its own, where nobody else changes VmPTE.
     init(_ backend: Backend, isAlone: Bool = false) throws {
-        window = playWindow(nextWindow.wrappingAdd(1, ordering: .relaxed).oldValue)
-        self.isAlone = isAlone
         // Prepares what the backend needs, its scratch spans too.
         guard LiveSpace.frees(backend) else { throw PlayError(errno: 95) }
-        space = LiveSpace(backend: backend)
+        var space = LiveSpace(backend: backend)
         try space.openDescriptors()
+        let number = windowsInUse.withLock { inUse in
+            let lowest = (1...90).first { !inUse.contains($0) } ?? 91
+            inUse.insert(lowest)
+            return lowest
+        }
+        self.space = space
+        self.number = number
+        self.window = playWindow(number)
+        self.isAlone = isAlone
     }
 
     deinit {
         _ = ptreclaim_munmap(window.start, Int(window.byteCount))
         space.closeDescriptors()
+        _ = windowsInUse.withLock { $0.remove(number) }
     }
 
     var discardFreesTables: Bool { space.discardFreesTables }

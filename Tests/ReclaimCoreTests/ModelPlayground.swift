@@ -4,9 +4,10 @@ import PageTableModel
 import ReclaimCore
 import TestSupport
 
-/// 24 spans, twelve on each side of a 1 GiB boundary, in address space that nothing else is near.
+/// 24 spans, twelve on each side of a 512 GiB boundary, so that there are two tables of every level,
+/// in address space that nothing else is near.
 func playWindow(_ number: UInt) -> AddressRange {
-    let boundary = (UInt(1) << 44) + number * 4 * PageGeometry.pmdTableByteCount
+    let boundary = (UInt(1) << 44) + number * PageGeometry.pudTableByteCount
     return AddressRange(
         start: boundary - 12 * PageGeometry.spanByteCount,
         end: boundary + 12 * PageGeometry.spanByteCount)
@@ -17,6 +18,7 @@ struct ModelPlayground: Playable {
     let model: ModelSpace
     let window = playWindow(0)
     let isAlone = true
+    let hasGuards = true
 
     init(_ profile: KernelProfile, _ backend: Backend) {
         model = ModelSpace(profile: profile, backend: backend)
@@ -34,7 +36,10 @@ struct ModelPlayground: Playable {
 
     func map(_ range: AddressRange, marked: Bool) throws(PlayError) {
         try play { () throws(ModelError) in
-            try model.mmap(range, attributes: marked ? [.noHugePage, .dontDump] : .noHugePage)
+            // One step after the other, as the live playground: each may merge VMAs.
+            try model.mmap(range)
+            try model.setAttributes(.noHugePage, true, of: range)
+            if marked { try model.setAttributes(.dontDump, true, of: range) }
         }
     }
     func unmap(_ range: AddressRange) throws(PlayError) {

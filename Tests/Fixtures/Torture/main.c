@@ -26,6 +26,7 @@
 enum {
     SLOT_COUNT = 768,
     PAGE_BYTES = 4096,
+    MEBIBYTE = 1 << 20,
     LINE_BYTES = 64,
     LONGEST_FULLY_CHECKED = 4 * PAGE_BYTES,
     CHILD_SECONDS = 20,
@@ -217,8 +218,17 @@ static void allocate(struct slot *slot, uint64_t *state) {
     }
 }
 
+/// Half of the long blocks grow a little, which jemalloc does in place where it can: the only merge
+/// of extents that hold somebody's bytes.
+static size_t next_byte_count(const struct slot *slot, uint64_t *state) {
+    if (slot->byte_count < MEBIBYTE || slot->byte_count > 8 * MEBIBYTE || next(state) % 2 == 0) {
+        return random_byte_count(state);
+    }
+    return slot->byte_count + slot->byte_count / 8 * (1 + next(state) % 4);
+}
+
 static void reallocate(struct slot *slot, uint64_t *state) {
-    const size_t byte_count = random_byte_count(state);
+    const size_t byte_count = next_byte_count(slot, state);
     const uintptr_t origin = (uintptr_t)slot->start;
     unsigned char *start = realloc(slot->start, byte_count);
     if (!start) {
@@ -238,7 +248,7 @@ static void work_on(struct slot *slot, uint64_t *state) {
     }
     if (!slot->start) {
         allocate(slot, state);
-    } else if (next(state) % 4 == 0) {
+    } else if (next(state) % (slot->byte_count < MEBIBYTE ? 4 : 2) == 0) {
         reallocate(slot, state);
     } else {
         forget(slot);

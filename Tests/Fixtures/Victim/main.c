@@ -237,11 +237,14 @@ static void arenas(void) {
         free(huge);
     }
     churn_flags(flags);
+    // What `arena.<i>.initialized` says is as old as the last write of "epoch".
+    uint64_t epoch = 1;
+    require(mallctl("epoch", NULL, NULL, &epoch, sizeof(epoch)), "epoch");
     unsigned count = 0;
     size_t byte_count = sizeof(count);
     require(mallctl("arenas.narenas", &count, &byte_count, NULL, 0), "arenas.narenas");
     extent_hooks_t *ours = hooks_of(0);
-    unsigned same = 0;
+    unsigned same = 0, all = 0;
     for (unsigned arena = 0; arena < count; arena++) {
         char name[64];
         bool initialized = false;
@@ -249,10 +252,12 @@ static void arenas(void) {
         byte_count = sizeof(initialized);
         if (mallctl(name, &initialized, &byte_count, NULL, 0) == 0 && initialized) {
             printf("arena %u: %s\n", arena, hooks_of(arena) == ours ? "as arena 0" : "other");
+            all++;
             same += hooks_of(arena) == ours;
         }
     }
-    printf("arenas_like_0: %u\ncreated_like_0: %d\n", same, hooks_of(made) == ours);
+    printf("arenas: %u\narenas_like_0: %u\ncreated_like_0: %d\n", all, same,
+           hooks_of(made) == ours);
 }
 
 static void arena_destroyed(void) {

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A program that allocates from a jemalloc behind PREFIX, and checks what it wrote.
+
+#include <stdlib.h>
+#include <string.h>
+
+#define JOIN_(prefix, name) prefix##name
+#define JOIN(prefix, name) JOIN_(prefix, name)
+
+void *JOIN(PREFIX, malloc)(size_t byte_count);
+void JOIN(PREFIX, free)(void *start);
+
+int main(void) {
+    enum { COUNT = 2000, BYTES = 40000 };
+    static unsigned char *blocks[COUNT];
+    int wrong = 0;
+    for (int i = 0; i < COUNT; i++) {
+        blocks[i] = JOIN(PREFIX, malloc)(BYTES);
+        memset(blocks[i], i % 255 + 1, BYTES);
+    }
+    for (int i = 0, at = 0; i < COUNT; i++, at = (at + 1237) % COUNT) {
+        wrong += blocks[at][0] != at % 255 + 1 || blocks[at][BYTES - 1] != at % 255 + 1;
+        JOIN(PREFIX, free)(blocks[at]);
+    }
+    return wrong != 0;
+}

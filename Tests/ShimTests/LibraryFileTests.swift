@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import TestSupport
+import Testing
+
+private let hasBinutils =
+    PackageFiles.installed("readelf") != nil && PackageFiles.installed("strip") != nil
+
+/// What the library is to whoever loads it, read from the file.
+@Suite(.enabled(if: hasBinutils, "needs readelf and strip (binutils)"))
+struct LibraryFileTests {
+    private func readelf(_ options: String...) async throws -> [[String]] {
+        let library = try await ShimBuild.release().path()
+        let outcome = try await Victim.run(
+            [try #require(PackageFiles.installed("readelf")), "--wide"] + options + [library])
+        try #require(outcome.status == 0, "\(outcome)")
+        return outcome.output.split(separator: "\n").map {
+            $0.split(separator: " ").map(String.init)
+        }
+    }
+
+    /// Names of the dynamic symbol table, without their versions.
+    private func symbols(where isWanted: ([String]) -> Bool) async throws -> Set<String> {
+        // Num: Value Size Type Bind Vis Ndx Name
+        let rows = try await readelf("--dyn-syms").filter {
+            $0.count >= 8 && $0[0] != "Num:" && isWanted($0)
+        }
+        return Set(rows.map { String($0[7].prefix { $0 != "@" }) })
+    }
+
+    @Test("The library needs libc and nothing else")
+    func needed() async throws {
+        let needed = try await readelf("--dynamic").filter { $0.contains("(NEEDED)") }
+        #expect(needed.map(\.last) == ["[libc.so.6]"])
+    }
+
+    @Test("The library is at most 100 KB when stripped")
+    func size() async throws {
+        let stripped = FileManager.default.temporaryDirectory
+            .appending(path: "ptreclaim-stripped-\(UUID().uuidString).so")
+        defer { try? FileManager.default.removeItem(at: stripped) }
+        let outcome = try await Victim.run([
+            try #require(PackageFiles.installed("strip")), "-o", stripped.path(),
+            try await ShimBuild.release().path(),
+        ])
+        try #require(outcome.status == 0, "\(outcome)")
+        let byteCount = try #require(
+            try FileManager.default.attributesOfItem(atPath: stripped.path())[.size] as? Int)
+        #expect(byteCount <= 100_000)
+    }
+
+    @Test("The library exports what Shim/exports.map lists, and nothing else")
+    func exports() async throws {
+        let map = try String(
+            contentsOf: PackageFiles.root.appending(path: "Shim/exports.map"), encoding: .utf8)
+        let global = try #require(map.firstRange(of: "global:"))
+        let local = try #require(map.firstRange(of: "local:"))
+        let listed = map[global.upperBound..<local.lowerBound].split(separator: ";")
+            .map { $0.trimmingCharacters(in: .whitespacesAndNewlines) }.filter { !$0.isEmpty }
+        #expect(try await symbols { $0[6] != "UND" && $0[4] != "LOCAL" } == Set(listed))
+        #expect(!listed.isEmpty)
+    }
+
+    @Test("The library imports only what can be called inside malloc, or at start")
+    func imports() async throws {
+        let allowed: Set = [
+            // Weak ones of every library.
+            "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__cxa_finalize",
+            "__gmon_start__",
+            // Anywhere.
+            "__errno_location", "__stack_chk_fail", "bcmp", "memcmp", "memcpy", "memmove", "memset",
+            "clock_gettime", "strchr", "strcmp", "strlen",
+            // Constructor only.
+            "dl_iterate_phdr", "dladdr", "dlclose", "dlopen", "dlsym", "getenv", "strstr",
+            "sysconf",
+        ]
+        let imported = try await symbols { $0[6] == "UND" && $0[4] != "LOCAL" }
+        #expect(imported.subtracting(allowed).isEmpty)
+        // Said once more, whatever the list above becomes.
+        let never: Set = [
+            "malloc", "calloc", "realloc", "free", "aligned_alloc", "posix_memalign", "memalign",
+            "printf", "fprintf", "dprintf", "snprintf", "vsnprintf", "puts", "fputs", "fopen",
+            "fwrite", "fread", "stdout", "stderr",
+        ]
+        #expect(imported.isDisjoint(with: never))
+        #expect(imported.contains("dlsym"), "the reading itself works")
+    }
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import TestSupport
+
+/// Builds of the preload library, in release mode and in directories of their own: `swift test`
+/// holds the lock on `.build`.
+enum ShimBuild {
+    struct Failure: Error, CustomStringConvertible {
+        let description: String
+    }
+
+    private static let built = Task {
+        try await build(
+            package: PackageFiles.root, scratch: PackageFiles.root.appending(path: ".build/shim"))
+    }
+
+    /// The library as it is, built once for a run of the tests.
+    static func release() async throws -> URL {
+        try await built.value
+    }
+
+    /// The library with one piece of its source replaced.
+    ///
+    /// The package around it is cut down to what the library needs, so nothing is fetched and the
+    /// other targets are not planned; every flag is the original's.
+    static func mutated(
+        _ name: String, replacing original: String, with replacement: String, in file: String
+    ) async throws -> URL {
+        let package = PackageFiles.root.appending(path: ".build/shim-mutants/\(name)")
+        let files = FileManager.default
+        for directory in ["Sources", "Shim"] {
+            try? files.removeItem(at: package.appending(path: directory))
+        }
+        try files.createDirectory(
+            at: package.appending(path: "Sources"), withIntermediateDirectories: true)
+        for directory in [
+            "Shim", "Sources/CLinuxMM", "Sources/CStatsPage", "Sources/ReclaimCore",
+            "Sources/LiveSpace",
+        ] {
+            try files.copyItem(
+                at: PackageFiles.root.appending(path: directory),
+                to: package.appending(path: directory))
+        }
+        try reducedManifest().write(
+            to: package.appending(path: "Package.swift"), atomically: true, encoding: .utf8)
+        let target = package.appending(path: file)
+        let source = try String(contentsOf: target, encoding: .utf8)
+        let pieces = source.components(separatedBy: original)
+        guard pieces.count == 2 else {
+            throw Failure(
+                description: "\(file) has \(pieces.count - 1) times what is to be replaced: "
+                    + original)
+        }
+        try pieces.joined(separator: replacement)
+            .write(to: target, atomically: true, encoding: .utf8)
+        return try await build(package: package, scratch: package.appending(path: ".build"))
+    }
+
+    private static func build(package: URL, scratch: URL) async throws -> URL {
+        guard let swift = swiftCommand() else { throw Failure(description: "no swift in PATH") }
+        var environment = ProcessInfo.processInfo.environment.filter {
+            !$0.key.hasPrefix("SWIFT_TESTING") && $0.key != "LD_PRELOAD"
+        }
+        environment["SWIFTPM_BUILD_TESTS"] = nil
+        let options = [
+            "build", "-c", "release", "--product", "ptreclaim-preload", "--package-path",
+            package.path(), "--scratch-path", scratch.path(),
+        ]
+        let outcome = try await Victim.run(
+            [swift] + options, environment: environment, limit: .seconds(600))
+        guard outcome.status == 0 else {
+            throw Failure(description: "swift \(options.joined(separator: " ")): \(outcome)")
+        }
+        return scratch.appending(path: "release/libptreclaim-preload.so")
+    }
+
+    private static func swiftCommand() -> String? {
+        (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":")
+            .map { "\($0)/swift" }
+            .first { FileManager.default.isExecutableFile(atPath: $0) }
+    }
+
+    /// The head of the manifest with its settings, and of the targets those of the library.
+    private static func reducedManifest() throws -> String {
+        let manifest = try String(
+            contentsOf: PackageFiles.root.appending(path: "Package.swift"), encoding: .utf8)
+        func part(from start: String, upTo end: String) throws -> Substring {
+            guard let first = manifest.range(of: start),
+                let last = manifest.range(of: end, range: first.lowerBound..<manifest.endIndex)
+            else { throw Failure(description: "Package.swift: nothing from \(start) to \(end)") }
+            return manifest[first.lowerBound..<last.lowerBound]
+        }
+        return """
+            \(try part(from: "// swift-tools-version", upTo: "let package = "))
+            let package = Package(
+                name: "PTReclaim",
+                products: [
+                    .library(name: "ptreclaim-preload", type: .dynamic, targets: ["Preload"])
+                ],
+                targets: [
+            \(try part(from: "// What Linux offers", upTo: ".systemLibrary("))
+            \(try part(from: "// The preload library.", upTo: "// Proof."))
+                ],
+                swiftLanguageModes: [.v6],
+                cLanguageStandard: .c17
+            )
+            """
+    }
+}
