@@ -71,6 +71,8 @@ struct ChurnRun: Encodable {
         mallocOptions: String? = nil, redisArguments: [String] = []
     ) throws -> ChurnRun {
         let directory = try makeRunDirectory()
+        // Now, not at the end: a setting may change back meanwhile.
+        let machine = Machine.current()
         let extra = [plan.mallocConfiguration, mallocOptions].compactMap { $0 }
         let malloc = extra.isEmpty ? nil : extra.joined(separator: ",")
         let redis = embedded ? nil : Tool.find("redis-server")
@@ -99,7 +101,7 @@ struct ChurnRun: Encodable {
         let player = ChurnPlayer(plan: plan, meters: targets.map { Meter($0) })
         let rows = try player.play()
         return ChurnRun(
-            machine: .current(), server: server, seed: plan.seed,
+            machine: machine, server: server, seed: plan.seed,
             commands: targets.map(\.commandLine), rows: rows, verdicts: verdicts(rows))
     }
 
@@ -107,6 +109,9 @@ struct ChurnRun: Encodable {
         Swift.print("\(machine.line); \(server); seed \(seed)")
         for command in commands { Swift.print("  \(command)") }
         Measurement.printTable(rows)
+        Swift.print(
+            "Operations since the row before; CPU with the wait, where jemalloc purges; p99 of"
+                + " batches of \(RESPClient.commandsPerBatch).")
         for verdict in verdicts { Swift.print(verdict.line) }
         flushOutput()
     }

@@ -24,6 +24,7 @@ final class Meter {
     let target: any ChurnTarget
     private var peakVMACount = 0
     private var work = Work()
+    private var cpuSecondsBefore: Double?
     private var nextSample = ContinuousClock.now
 
     init(_ target: any ChurnTarget) {
@@ -31,12 +32,13 @@ final class Meter {
         target.betweenBatches = { [unowned self] in sampleIfDue() }
     }
 
-    /// Runs `body` and adds its work and the server's CPU time to the next measurement.
+    /// Runs `body` and adds its work to the next measurement. The CPU time counts from the first
+    /// call on until the measurement: jemalloc's threads purge, and the shim works, in the wait.
     func time(_ body: () throws -> Work) throws {
-        let before = try ProcessStatus.read(pid: target.pid).cpuSeconds
-        var done = try body()
-        done.cpuSeconds = try ProcessStatus.read(pid: target.pid).cpuSeconds - before
-        work.add(done)
+        if cpuSecondsBefore == nil {
+            cpuSecondsBefore = try ProcessStatus.read(pid: target.pid).cpuSeconds
+        }
+        work.add(try body())
         sample()
     }
 
@@ -57,6 +59,7 @@ final class Meter {
     func measure(step: String, isAllDeleted: Bool) throws -> Measurement {
         let census = try PageTableCensus.take(pid: target.pid)
         let status = try ProcessStatus.read(pid: target.pid)
+        work.cpuSeconds = status.cpuSeconds - (cpuSecondsBefore ?? status.cpuSeconds)
         // The page must be there under the shim: a server it did not enter is an error, not a row.
         let spansZapped =
             target.configuration == .shim
@@ -64,6 +67,7 @@ final class Meter {
         defer {
             work = Work()
             peakVMACount = 0
+            cpuSecondsBefore = nil
         }
         return Measurement(
             configuration: target.configuration, step: step, isAllDeleted: isAllDeleted,

@@ -5,7 +5,7 @@ import Histogram
 /// A small pipelining client of redis. Commands gather in a batch together with the exact bytes
 /// that must come back for them, so each reply, value or not, is compared byte by byte.
 final class RESPClient {
-    private static let commandsPerBatch = 128
+    static let commandsPerBatch = 128
     private let socket: UnixSocket
     private let output = ByteBuffer(capacity: 2 << 20)
     private let expected = ByteBuffer(capacity: 2 << 20)

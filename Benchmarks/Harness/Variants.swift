@@ -25,8 +25,6 @@ struct Variants: ParsableCommand {
 
     static let all = [
         Variant(name: "background_thread:true", mallocOptions: "background_thread:true"),
-        // redis starts jemalloc's background threads by itself; this is how to live without.
-        Variant(name: "background_thread:false", redisArguments: ["--jemalloc-bg-thread", "no"]),
         Variant(name: "dirty_decay_ms:0", mallocOptions: "dirty_decay_ms:0"),
         Variant(name: "muzzy_decay_ms:1000", mallocOptions: "muzzy_decay_ms:1000"),
         Variant(name: "narenas:32", mallocOptions: "narenas:32"),
