@@ -38,7 +38,7 @@ let preloadSettings: [CSetting] = [
 let package = Package(
     name: "PTReclaim",
     products: [
-        .library(name: "PTReclaim", targets: ["PTReclaim"]),
+        .library(name: "PTReclaim", targets: ["PTReclaim", "ReclaimCore"]),
         // ShimCore is named so that SwiftPM sees an Embedded target and links no Swift runtime.
         .library(name: "ptreclaim-preload", type: .dynamic, targets: ["Preload", "ShimCore"]),
         .executable(name: "ptreclaim", targets: ["PTReclaimCLI"]),

@@ -9,6 +9,8 @@
 //   jemalloc-churn --driven
 //       reads one command a line (populate, fill, delete, verify), answers each with one line, and
 //       lets somebody else measure it from outside.
+//   jemalloc-churn --calloc
+//       touches and frees 64 blocks of 1 MiB, takes them again with calloc, and waits likewise.
 //   jemalloc-churn --idle
 //       allocates 1 MiB, says "ready", and waits for the end of its input.
 //
@@ -272,16 +274,9 @@ static int play_driven(void) {
     }
 }
 
-static int idle(void) {
-    enum { IDLE_BYTES = 1 << 20 };
+/// Says that the process may be looked at, and waits for the end of its input.
+static int wait_to_be_measured(void) {
     static const char ready[] = "ready\n";
-    volatile unsigned char *memory = malloc(IDLE_BYTES);
-    if (!memory) {
-        return 1;
-    }
-    for (size_t i = 0; i < IDLE_BYTES; i += 4096) {
-        memory[i] = 1;
-    }
     if (write(1, ready, sizeof(ready) - 1) < 0) {
         return 1;
     }
@@ -291,11 +286,46 @@ static int idle(void) {
     return 0;
 }
 
+static int idle(void) {
+    enum { IDLE_BYTES = 1 << 20 };
+    volatile unsigned char *memory = malloc(IDLE_BYTES);
+    if (!memory) {
+        return 1;
+    }
+    for (size_t i = 0; i < IDLE_BYTES; i += 4096) {
+        memory[i] = 1;
+    }
+    return wait_to_be_measured();
+}
+
+/// jemalloc zeroes recycled memory with MADV_DONTNEED, or, under custom hooks, with memset.
+static int recycle_with_calloc(void) {
+    enum { BLOCKS = 64, BLOCK_BYTES = 1 << 20 };
+    void *blocks[BLOCKS];
+    for (int i = 0; i < BLOCKS; i++) {
+        blocks[i] = malloc(BLOCK_BYTES);
+        if (!blocks[i]) {
+            return 1;
+        }
+        memset(blocks[i], 1, BLOCK_BYTES);
+    }
+    for (int i = 0; i < BLOCKS; i++) {
+        free(blocks[i]);
+    }
+    for (int i = 0; i < BLOCKS; i++) {
+        void *volatile block = calloc(1, BLOCK_BYTES);
+        if (!block) {
+            return 1;
+        }
+    }
+    return wait_to_be_measured();
+}
+
 static int usage(void) {
     fprintf(stderr,
             "usage: jemalloc-churn [--keys N] [--cycles C] [--wait-ms MS] [--seed S] [--quiet]\n"
             "                      [--max-waste-percent P --max-waste-kib K]\n"
-            "       jemalloc-churn --driven [--seed S] | --idle\n");
+            "       jemalloc-churn --driven [--seed S] | --idle | --calloc\n");
     return 2;
 }
 
@@ -313,6 +343,8 @@ int main(int argc, char **argv) {
             driven = true;
         } else if (strcmp(name, "--idle") == 0) {
             return idle();
+        } else if (strcmp(name, "--calloc") == 0) {
+            return recycle_with_calloc();
         } else if (i + 1 == argc) {
             return usage();
         } else {

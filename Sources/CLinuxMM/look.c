@@ -6,8 +6,8 @@
 
 enum { SPAN_BYTES = 2 << 20, PAGES_PER_SPAN = 512 };
 
-/// Whether a page of the span has any of `any_of`; stops at the first hit.
-static long scan_for(int pagemap_fd, uint64_t span_start, uint64_t any_of) {
+/// Whether a page of the span has all of `mask` and any of `any_of`; stops at the first hit.
+static long scan_for(int pagemap_fd, uint64_t span_start, uint64_t mask, uint64_t any_of) {
     struct ptreclaim_page_region region;
     struct ptreclaim_pm_scan_arg argument = {
         .start = span_start,
@@ -15,8 +15,9 @@ static long scan_for(int pagemap_fd, uint64_t span_start, uint64_t any_of) {
         .vec = (uint64_t)(uintptr_t)&region,
         .vec_len = 1,
         .max_pages = 1,
+        .category_mask = mask,
         .category_anyof_mask = any_of,
-        .return_mask = any_of,
+        .return_mask = mask | any_of,
     };
     return ptreclaim_pagemap_scan(pagemap_fd, &argument);
 }
@@ -42,7 +43,7 @@ static long look_at_pagemap_words(int pagemap_fd, uintptr_t span_start) {
 
 long ptreclaim_look(int pagemap_fd, uintptr_t span_start) {
     long live = scan_for(
-        pagemap_fd, span_start, PTRECLAIM_PAGE_IS_PRESENT | PTRECLAIM_PAGE_IS_SWAPPED);
+        pagemap_fd, span_start, 0, PTRECLAIM_PAGE_IS_PRESENT | PTRECLAIM_PAGE_IS_SWAPPED);
     if (live == -ENOTTY) {
         return look_at_pagemap_words(pagemap_fd, span_start);
     }
@@ -54,17 +55,7 @@ long ptreclaim_look(int pagemap_fd, uintptr_t span_start) {
     }
     // The kernel's fast path wants WRITTEN as mask and nothing else: the form that also works on
     // the first kernels with this ioctl.
-    struct ptreclaim_page_region region;
-    struct ptreclaim_pm_scan_arg argument = {
-        .start = span_start,
-        .end = span_start + SPAN_BYTES,
-        .vec = (uint64_t)(uintptr_t)&region,
-        .vec_len = 1,
-        .max_pages = 1,
-        .category_mask = PTRECLAIM_PAGE_IS_WRITTEN,
-        .return_mask = PTRECLAIM_PAGE_IS_WRITTEN,
-    };
-    long table = ptreclaim_pagemap_scan(pagemap_fd, &argument);
+    long table = scan_for(pagemap_fd, span_start, PTRECLAIM_PAGE_IS_WRITTEN, 0);
     if (table < 0) {
         return table;
     }

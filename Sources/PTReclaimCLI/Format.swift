@@ -28,7 +28,7 @@ enum Format {
                 lines.append("  \(bounds)  \(range.emptyTables)  \(name)")
             }
         }
-        return (lines + census.unknown).joined(separator: "\n")
+        return lines.joined(separator: "\n")
     }
 
     static func human(_ page: StatsPage) -> String {
@@ -71,7 +71,7 @@ struct CensusJSON: Encodable {
     init(_ census: PageTableCensus) { self.census = census }
 
     private enum Key: String, CodingKey {
-        case schema, pid, command, tables, worst, unknown
+        case schema, pid, command, tables, worst
         case vmPTE = "vm_pte_bytes"
         case needed = "needed_bytes"
         case waste = "waste_bytes"
@@ -113,7 +113,6 @@ struct CensusJSON: Encodable {
                 emptyTables: $0.emptyTables, name: $0.name)
         }
         try object.encode(worst, forKey: .worst)
-        try object.encode(census.unknown, forKey: .unknown)
     }
 }
 

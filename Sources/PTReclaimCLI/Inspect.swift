@@ -23,6 +23,7 @@ struct Inspect: ParsableCommand {
         do {
             let census = try PageTableCensus.take(pid: process.pid)
             print(try json ? Format.json(CensusJSON(census)) : Format.human(census))
+            for sentence in census.unknown { PTReclaimCommand.note(sentence, command: "inspect") }
         } catch let error as ProcFSError {
             PTReclaimCommand.fail("\(error)", command: "inspect")
         }

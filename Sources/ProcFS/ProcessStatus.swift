@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Glibc
+
 /// What /proc says of a process, in bytes and seconds.
 public struct ProcessStatus: Sendable {
     /// PTE, PMD and PUD tables. The kernel's `mm_pgtables_bytes`.
@@ -7,8 +9,8 @@ public struct ProcessStatus: Sendable {
     public let rssByteCount: UInt
     public let vmSizeByteCount: UInt
     public let vmaCount: Int
-    /// Time on a CPU of all threads that are alive, from schedstat: exact to the nanosecond, where
-    /// the ticks of stat are exact to ten milliseconds.
+    /// User and system time of all threads, ended ones too, from the process's CPU-time clock:
+    /// exact to the nanosecond, where the ticks of stat are exact to ten milliseconds.
     public let cpuSeconds: Double
     public let command: String
 
@@ -33,14 +35,12 @@ public struct ProcessStatus: Sendable {
     }
 
     private static func cpuSeconds(pid: Int32) throws(ProcFSError) -> Double {
-        var nanoseconds: UInt64 = 0
-        for thread in DirectoryListing.names("/proc/\(pid)/task") {
-            // A thread may end between the listing and the read.
-            guard let text = try? ProcFile.text("/proc/\(pid)/task/\(thread)/schedstat") else {
-                continue
-            }
-            nanoseconds += text.split(separator: " ").first.flatMap { UInt64($0) } ?? 0
+        var clock: clockid_t = 0
+        var time = timespec()
+        let failure = unsafe clock_getcpuclockid(pid, &clock)
+        guard failure == 0, unsafe clock_gettime(clock, &time) == 0 else {
+            throw ProcFSError(code: .unreadable, errno: ESRCH, what: "CPU clock of \(pid)")
         }
-        return Double(nanoseconds) / 1e9
+        return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
     }
 }

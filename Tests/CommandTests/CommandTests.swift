@@ -1,1 +1,147 @@
 // SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import TestSupport
+import Testing
+
+private func ptreclaim(
+    _ arguments: [String], environment: [String: String?] = [:]
+) throws -> CommandResult {
+    try CommandRunner.run(
+        URL(filePath: PackageFiles.executable("ptreclaim")), arguments, environment: environment)
+}
+
+@Suite struct InspectTests {
+    @Test("the JSON has exactly the promised keys")
+    func keys() throws {
+        try CommandRunner.withSleep { pid in
+            let result = try ptreclaim(["inspect", "\(pid)", "--json"])
+            #expect(result.status == 0)
+            let object = try #require(
+                try JSONSerialization.jsonObject(with: Data(result.output.utf8)) as? [String: Any])
+            #expect(
+                Set(object.keys) == [
+                    "schema", "pid", "command", "vm_pte_bytes", "needed_bytes", "waste_bytes",
+                    "waste_percent", "tables", "pmd_pud_bytes", "worst",
+                ])
+            #expect(object["schema"] as? String == "ptreclaim.inspect/1")
+            #expect(object["pid"] as? Int == Int(pid))
+            #expect(object["command"] as? String == "sleep")
+            let tables = try #require(object["tables"] as? [String: Any])
+            #expect(Set(tables.keys) == ["live", "empty", "reclaimable"])
+        }
+    }
+
+    @Test("the human report names every figure")
+    func report() throws {
+        try CommandRunner.withSleep { pid in
+            let result = try ptreclaim(["inspect", "\(pid)"])
+            // Numbers differ from kernel to kernel: the shape is what is pinned.
+            let shape = result.output.replacing(/[0-9]+(\.[0-9]+)?/, with: "N")
+            #expect(
+                shape == """
+                    N sleep
+                    VmPTE                 N kB
+                    needed by live pages  N kB
+                    waste                 N kB (N %)
+                    PTE tables            N live, N empty, N of these reclaimable
+                    PMD and PUD tables    N kB
+
+                    """)
+        }
+    }
+
+    @Test(
+        "exit status is 1 for a failure and 2 for a usage error, said on stderr",
+        arguments: [
+            (["inspect", "2"], 1, "ptreclaim inspect: "),
+            (["inspect", "2147483647"], 1, "no such process"),
+            (["inspect", "x"], 2, "Usage:"), (["inspect"], 2, "Usage:"),
+            (["stats", "2147483647"], 1, "ptreclaim stats: "), (["frobnicate"], 2, "Usage:"),
+        ] as [([String], Int32, String)])
+    func statuses(arguments: [String], status: Int32, words: String) throws {
+        let result = try ptreclaim(arguments)
+        #expect(result.status == status)
+        #expect(result.errors.contains(words))
+        #expect(result.output.isEmpty)
+    }
+}
+
+@Suite struct RunTests {
+    /// Any file that the loader skips with a warning will do: only `run` is looked at here.
+    private let shim = ["PTRECLAIM_SHIM": "/proc/self/exe"] as [String: String?]
+
+    @Test(
+        "the command's exit status is run's",
+        arguments: [
+            (["sh", "-c", "exit 0"], 0), (["sh", "-c", "exit 7"], 7),
+            (["/nonexistent/program"], 127), (["no-such-program"], 127), (["/etc/passwd"], 126),
+        ] as [([String], Int32)])
+    func statuses(arguments: [String], status: Int32) throws {
+        let result = try ptreclaim(["run", "--"] + arguments, environment: shim)
+        #expect(result.status == status)
+        #expect(!result.wasSignalled)
+    }
+
+    // Not SIGTERM and SIGINT: the test runner's threads block them, and children inherit that.
+    @Test("the command's death by a signal is run's", arguments: [SIGKILL, SIGSEGV])
+    func signals(number: Int32) throws {
+        let result = try ptreclaim(
+            ["run", "--", "sh", "-c", "kill -\(number) $$"], environment: shim)
+        #expect(result.wasSignalled)
+        #expect(result.status == number)
+    }
+
+    @Test("the library comes before what was preloaded, and --report is passed on")
+    func environment() throws {
+        var environment = shim
+        environment["LD_PRELOAD"] = "/nonexistent/other.so"
+        environment["PTRECLAIM_REPORT"] = .some(nil)
+        let result = try ptreclaim(
+            [
+                "run", "--report", "--", "sh", "-c", "echo $LD_PRELOAD $PTRECLAIM_REPORT $1", "x",
+                "-h",
+            ],
+            environment: environment)
+        let words = result.output.split { $0.isWhitespace || $0 == ":" }
+        #expect(words.count == 4)
+        #expect(words.dropFirst() == ["/nonexistent/other.so", "1", "-h"])
+    }
+
+    @Test("a library that is not there is an error that tells what to do")
+    func missingLibrary() throws {
+        let result = try ptreclaim(
+            ["run", "--", "echo", "ran"], environment: ["PTRECLAIM_SHIM": "/nonexistent.so"])
+        #expect(result.status == 1)
+        #expect(result.errors.contains("PTRECLAIM_SHIM"))
+        #expect(result.output.isEmpty)
+    }
+
+    private static let busybox = ["/bin/busybox", "/usr/bin/busybox"].first {
+        FileManager.default.isExecutableFile(atPath: $0)
+    }
+
+    @Test(
+        "a static program, and a script run by one, are told to ignore the preload",
+        .enabled(if: busybox != nil, "needs busybox-static"), arguments: [false, true])
+    func staticProgram(asScript: Bool) throws {
+        let busybox = try #require(Self.busybox)
+        let script = FileManager.default.temporaryDirectory
+            .appending(path: "ptreclaim-script-\(UUID().uuidString)")
+        try Data("#!\(busybox) sh\necho ran\n".utf8).write(to: script)
+        defer { try? FileManager.default.removeItem(at: script) }
+        try FileManager.default.setAttributes(
+            [.posixPermissions: 0o755], ofItemAtPath: script.path)
+        let command = asScript ? [script.path] : [busybox, "echo", "ran"]
+        let result = try ptreclaim(["run", "--"] + command, environment: shim)
+        #expect(result.status == 0)
+        #expect(result.output == "ran\n")
+        #expect(result.errors.contains("static"))
+    }
+
+    @Test("nothing is said of a program that takes the preload")
+    func dynamicProgram() throws {
+        let result = try ptreclaim(["run", "--", "true"], environment: shim)
+        #expect(!result.errors.contains("ptreclaim run:"))
+    }
+}

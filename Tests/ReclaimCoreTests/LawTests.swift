@@ -31,16 +31,19 @@ private func walkWithoutLook<Space: Playable>(
         #expect(violations.isEmpty)
     }
 
-    @Test(arguments: Backend.allCases)
+    @Test(
+        .enabled(if: KernelAbilities.showsTables, "needs PAGEMAP_SCAN, Linux 6.7"),
+        arguments: KernelAbilities.backends)
     func theWalkKeepsTheLawsOnTheKernel(backend: Backend) throws {
         let violations = try LawSuite { try LivePlayground(backend) }.violations()
         #expect(violations.isEmpty)
     }
 
     /// In a process of its own, where nobody else changes VmPTE.
-    @Test func theKernelsVmPTEFallsByWhatTheWalkFreed() async {
+    @Test(.enabled(if: KernelAbilities.showsTables, "needs PAGEMAP_SCAN, Linux 6.7"))
+    func theKernelsVmPTEFallsByWhatTheWalkFreed() async {
         await #expect(processExitsWith: .success) {
-            for backend in Backend.allCases {
+            for backend in KernelAbilities.backends {
                 let violations = try LawSuite { try LivePlayground(backend, isAlone: true) }
                     .violations()
                 // The text of an issue reaches the test's own process; captured values do not.

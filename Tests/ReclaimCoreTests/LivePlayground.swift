@@ -12,6 +12,7 @@ private let windowsInUse = Mutex<Set<UInt>>([])
 final class LivePlayground: Playable {
     let window: AddressRange
     let isAlone: Bool
+    var hasGuards: Bool { KernelAbilities.hasGuards }
     private let number: UInt
     private var space: LiveSpace
 

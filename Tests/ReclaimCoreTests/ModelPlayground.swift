@@ -18,6 +18,7 @@ struct ModelPlayground: Playable {
     let model: ModelSpace
     let window = playWindow(0)
     let isAlone = true
+    let hasGuards = true
 
     init(_ profile: KernelProfile, _ backend: Backend) {
         model = ModelSpace(profile: profile, backend: backend)
