@@ -73,8 +73,8 @@ struct Idle: ParsableCommand {
                     + "shim \(decimal(start.1, 0)) us (\(decimal(start.1 - start.0, 0)) more)")
             print(
                 "RSS after 64 MiB were freed and taken again with calloc, untouched: "
-                    + "plain \(decimal(callocRSS.0 / 1048576, 1)) MiB, "
-                    + "shim \(decimal(callocRSS.1 / 1048576, 1)) MiB")
+                    + "plain \(decimal(callocRSS.0 / 1_048_576, 1)) MiB, "
+                    + "shim \(decimal(callocRSS.1 / 1_048_576, 1)) MiB")
             for verdict in verdicts { print(verdict.line) }
         }
         if verdicts.contains(where: { $0.status == .failed }) { throw ExitCode.failure }
