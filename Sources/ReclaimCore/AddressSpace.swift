@@ -4,13 +4,13 @@
 public enum TableState: UInt8, Sendable {
     /// There is no table.
     case absent
-    /// There is a table and all 512 entries are `pte_none`.
+    /// There is a table and all 512 entries are `pte_none`. In a VMA registered for uffd-wp
+    /// a missing table looks the same.
     case empty
     /// At least one entry is not none: a page, a zero page, a swap or migration entry, a marker;
     /// or the span is mapped by a huge page.
     case populated
-    /// No page is mapped, and this kernel cannot say whether a table is there (before Linux 6.7,
-    /// and in VMAs registered for uffd-wp).
+    /// No page is mapped, and this kernel cannot say whether a table is there (before Linux 6.7).
     case emptyOrAbsent
 }
 
