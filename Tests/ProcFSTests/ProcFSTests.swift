@@ -15,8 +15,8 @@ private let mayHaveHugePages =
 
 @Suite struct CensusTests {
     @Test("the parts add up to VmPTE in a process that sleeps", .enabled(if: canSeeTables))
-    func partsAddUp() throws {
-        try CommandRunner.withSleep { pid in
+    func partsAddUp() async throws {
+        try await withSleep { pid in
             let census = try PageTableCensus.take(pid: pid)
             #expect(census.command == "sleep")
             // The second oracle: the kernel's own count of bytes.
@@ -116,8 +116,8 @@ private let mayHaveHugePages =
 
 @Suite struct ProcessStatusTests {
     @Test("sizes, VMAs and command are those that procfs shows")
-    func figures() throws {
-        try CommandRunner.withSleep { pid in
+    func figures() async throws {
+        try await withSleep { pid in
             let status = try ProcessStatus.read(pid: pid)
             let maps = try String(contentsOfFile: "/proc/\(pid)/maps", encoding: .utf8)
             let lines = maps.split(separator: "\n").filter { !$0.hasSuffix("[vsyscall]") }
@@ -142,8 +142,8 @@ private let mayHaveHugePages =
 
 @Suite struct StatsPageTests {
     @Test("a process without the library has no page, and the error says so")
-    func noLibrary() throws {
-        try CommandRunner.withSleep { pid in
+    func noLibrary() async throws {
+        try await withSleep { pid in
             let error = try #require(throws: ProcFSError.self) { try StatsPage.read(pid: pid) }
             #expect("\(error)".contains("ptreclaim"))
         }
