@@ -129,6 +129,14 @@ struct SocketError: Error, CustomStringConvertible {
         unsafe input.deallocate()
     }
 
+    /// Sends what the socket takes now; returns how many bytes that were.
+    private func sendSome(of output: ByteBuffer, from sent: Int) -> Int {
+        guard sent < output.count else { return 0 }
+        let count = unsafe send(
+            descriptor, output.bytes + sent, output.count - sent, Int32(MSG_NOSIGNAL))
+        return max(count, 0)
+    }
+
     /// Sends `output` and compares what comes back with `expected`, byte by byte. Replies are read
     /// while the rest is still being written, or both sides would wait for each other.
     /// - Throws: when a byte differs, when the peer hangs up or says nothing for a minute.
@@ -137,12 +145,7 @@ struct SocketError: Error, CustomStringConvertible {
         var received = 0
         while sent < output.count || received < expected.count {
             try waitUntilReady(forWriting: sent < output.count)
-            if sent < output.count {
-                let count = unsafe send(
-                    descriptor, output.bytes + sent, output.count - sent,
-                    Int32(MSG_NOSIGNAL))
-                if count > 0 { sent += count }
-            }
+            sent += sendSome(of: output, from: sent)
             let count = try receive()
             guard count > 0 else { continue }
             guard
@@ -161,12 +164,7 @@ struct SocketError: Error, CustomStringConvertible {
         var reply = ""
         while !isComplete(reply) {
             try waitUntilReady(forWriting: sent < output.count)
-            if sent < output.count {
-                let count = unsafe send(
-                    descriptor, output.bytes + sent, output.count - sent,
-                    Int32(MSG_NOSIGNAL))
-                if count > 0 { sent += count }
-            }
+            sent += sendSome(of: output, from: sent)
             let count = try receive()
             reply += unsafe String(
                 decoding: UnsafeRawBufferPointer(start: input, count: count), as: UTF8.self)

@@ -26,9 +26,11 @@ extension ShimTests {
                     "HOME=\(environment["HOME"] ?? "/root")", script,
                     "--seconds", "5", "--keys", "60000", release,
                 ], limit: .seconds(600))
-            let passed = outcome.output.contains("passed on \(release).")
-            let notToBeHad = outcome.output.contains("skipped: no Debian kernel \(release)")
-            #expect(outcome.status == 0 && (passed || notToBeHad), "\(outcome)")
+            if outcome.output.contains("skipped: no Debian kernel \(release)") {
+                try Test.cancel("no Debian kernel \(release) to be had here")
+            }
+            #expect(outcome.status == 0, "\(outcome)")
+            #expect(outcome.output.contains("passed on \(release)."), "\(outcome)")
         }
     }
 }
