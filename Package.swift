@@ -28,12 +28,21 @@ let cSettings: [CSetting] = [
 
 /// `-fvisibility=hidden` and the explicit export list keep every name of ours out of the victim's
 /// symbol scope; a stray `swift_retain` would interpose the runtime of a Swift server.
-let preloadSettings: [CSetting] = [
+let libraryCSettings: [CSetting] = [
     .unsafeFlags([
         "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden",
         "-ftls-model=initial-exec", "-fno-stack-protector",
     ])
 ]
+
+func libraryLinkerSettings(exporting list: String) -> [LinkerSetting] {
+    [
+        .unsafeFlags([
+            "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/\(list)",
+            "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "now",
+        ])
+    ]
+}
 
 let package = Package(
     name: "PTReclaim",
@@ -41,6 +50,8 @@ let package = Package(
         .library(name: "PTReclaim", targets: ["PTReclaim", "ReclaimCore"]),
         // ShimCore is named so that SwiftPM sees an Embedded target and links no Swift runtime.
         .library(name: "ptreclaim-preload", type: .dynamic, targets: ["Preload", "ShimCore"]),
+        // The call for C programs: the same Embedded core behind ptreclaim.h. Needs libc only.
+        .library(name: "ptreclaim-c", type: .dynamic, targets: ["PTReclaimC", "ShimCore"]),
         .executable(name: "ptreclaim", targets: ["PTReclaimCLI"]),
         .executable(name: "Benchmarks", targets: ["Benchmarks"]),
     ],
@@ -53,6 +64,7 @@ let package = Package(
         // What Linux offers and libc headers may lack: numbers, structs, raw system calls.
         .target(name: "CLinuxMM", cSettings: [.define("_GNU_SOURCE")]),
         .target(name: "CStatsPage"),
+        .target(name: "CReclaim"),
         .systemLibrary(
             name: "CJemalloc", pkgConfig: "jemalloc", providers: [.apt(["libjemalloc-dev"])]),
 
@@ -78,20 +90,18 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: hostSettings),
 
-        // The preload library.
+        // The libraries for any program: one to preload, one to call from C.
         .target(
-            name: "ShimCore", dependencies: ["CLinuxMM"], path: "Shim/Core",
+            name: "ShimCore", dependencies: ["CLinuxMM", "CReclaim"], path: "Shim/Core",
             swiftSettings: shimCoreSettings),
         .target(
             name: "Preload", dependencies: ["ShimCore", "CLinuxMM", "CStatsPage"],
-            path: "Shim/Preload", cSettings: preloadSettings,
-            linkerSettings: [
-                .unsafeFlags([
-                    "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/exports.map",
-                    "-Xlinker", "--gc-sections",
-                    "-Xlinker", "-z", "-Xlinker", "now",
-                ])
-            ]),
+            path: "Shim/Preload", cSettings: libraryCSettings,
+            linkerSettings: libraryLinkerSettings(exporting: "preload.map")),
+        .target(
+            name: "PTReclaimC", dependencies: ["ShimCore", "CReclaim"], path: "Shim/Library",
+            cSettings: libraryCSettings,
+            linkerSettings: libraryLinkerSettings(exporting: "library.map")),
 
         // Proof.
         .executableTarget(

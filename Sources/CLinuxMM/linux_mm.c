@@ -2,12 +2,13 @@
 
 #include "linux_mm.h"
 
-#include <errno.h>
+#include <time.h>
 
-long ptreclaim_self_vm_pte(void) {
-    // VmPTE stands about 500 bytes into the file, after a Groups: line of at most some hundreds.
-    char text[3072];
-    int fd = ptreclaim_open("/proc/self/status", O_RDONLY);
+/// The number behind `key`, which begins with a newline, in a status file; or -errno.
+/// VmPTE stands about 500 bytes into it, Seccomp 1000, after a Groups: line of some hundreds.
+static long status_number(const char *path, const char *key) {
+    char text[4096];
+    int fd = ptreclaim_open(path, O_RDONLY);
     if (fd < 0) {
         return fd;
     }
@@ -16,8 +17,7 @@ long ptreclaim_self_vm_pte(void) {
     if (count < 0) {
         return count;
     }
-    static const char key[] = "\nVmPTE:";
-    const long key_count = (long)sizeof(key) - 1;
+    const long key_count = (long)__builtin_strlen(key);
     for (long i = 0; i + key_count < count; i++) {
         long k = 0;
         while (k < key_count && text[i + k] == key[k]) {
@@ -26,13 +26,59 @@ long ptreclaim_self_vm_pte(void) {
         if (k < key_count) {
             continue;
         }
-        long kib = 0;
+        long number = 0;
         for (i += key_count; i < count && (text[i] == ' ' || text[i] == '\t'); i++) {
         }
         for (; i < count && text[i] >= '0' && text[i] <= '9'; i++) {
-            kib = kib * 10 + (text[i] - '0');
+            number = number * 10 + (text[i] - '0');
         }
-        return kib * 1024;
+        return number;
     }
     return -ENODATA;
+}
+
+long ptreclaim_self_vm_pte(void) {
+    long kib = status_number("/proc/self/status", "\nVmPTE:");
+    return kib < 0 ? kib : kib * 1024;
+}
+
+bool ptreclaim_has_seccomp_filter(void) {
+    return status_number("/proc/thread-self/status", "\nSeccomp:") != 0;
+}
+
+uint64_t ptreclaim_monotonic_nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void ptreclaim_futex_wait(uint32_t *word, uint32_t expected, long milliseconds) {
+    const int wait_private = 0 | 128;
+    struct timespec limit = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+    ptreclaim_syscall(
+        SYS_futex, (long)word, wait_private, expected, milliseconds < 0 ? 0 : (long)&limit, 0, 0);
+}
+
+int ptreclaim_open_userfaultfd(void) {
+    int fd = (int)ptreclaim_syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK, 0, 0, 0, 0, 0);
+    if (fd < 0) {
+        // The file's mode decides here, not a capability.
+        int device = ptreclaim_open("/dev/userfaultfd", O_RDWR);
+        if (device < 0) {
+            return fd == -ENOSYS ? device : fd;
+        }
+        fd = (int)ptreclaim_syscall(
+            SYS_ioctl, device, PTRECLAIM_USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK, 0, 0, 0);
+        ptreclaim_close(device);
+        if (fd < 0) {
+            return fd;
+        }
+    }
+    struct ptreclaim_uffd_api api = {.api = PTRECLAIM_UFFD_API};
+    int result = (int)ptreclaim_ioctl(fd, PTRECLAIM_UFFDIO_API, &api);
+    if (result < 0) {
+        ptreclaim_close(fd);
+        return result;
+    }
+    return fd;
 }

@@ -10,6 +10,9 @@ internal import CLinuxMM
 /// about a call, and why it is sound here, is said at the caller.
 enum Syscalls {
     static let noAccess: Int32 = 0
+    static let read: Int32 = 1
+    static let write: Int32 = 2
+    static let execute: Int32 = 4
     static let readWrite: Int32 = 3
     private static let privateAnonymous: Int32 = 0x4022  // PRIVATE | ANONYMOUS | NORESERVE
     private static let fixed: Int32 = 0x10

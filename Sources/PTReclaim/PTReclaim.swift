@@ -9,68 +9,80 @@ public typealias ReclaimReport = ReclaimCore.ReclaimReport
 public typealias KeptReason = ReclaimCore.KeptReason
 /// What a call failed with: a code, the kernel's errno and the range.
 public typealias ReclaimError = ReclaimCore.ReclaimError
-
-/// Who else may touch the range during a call.
-public enum ReclaimAccess: Sendable {
-    /// Nobody: the caller owns the range. No thread reads, writes, maps or unmaps any part of it
-    /// until the call returns. What another thread writes there meanwhile may be lost.
-    case owned
-}
-
-/// Measured once; any number of threads may be first.
-private let backend = LiveSpace.probeBackend()
+/// Who else may touch the range during a call: anybody, or nobody.
+public typealias ReclaimAccess = ReclaimCore.ReclaimAccess
 
 /// Frees the PTE tables in `range` that map nothing: a PTE table is a page of 4 KiB that maps a
 /// span of 2 MiB, and stays when an allocator gives the pages back.
 ///
-///     | partial |  span  |  span  | partial |     only the two whole spans are candidates
+///     | partial |  span  |  span  | hole |  span  || VMA |   whole spans inside one VMA
+///               |  look  |  look  |      |  kept             are candidates
 ///
 /// A table is freed if all its 512 entries are none and its span lies inside one VMA. A page, the
 /// zero page, a swap entry, a uffd-wp marker and a guard marker each keep their table; what was
 /// kept, and why, is in the report and is no error. No byte that can be read changes.
 ///
-/// Opens `/proc/self/pagemap` and `/proc/self/maps`, and closes them before it returns. The first
-/// call also measures which way of freeing tables works on the running kernel.
+/// With `.shared`, the default, the contents of the range may be used freely by anyone while the
+/// call runs: memory whose contents are in its page tables is freed behind a fence (userfaultfd),
+/// at which a thread that touches an empty span waits some microseconds. The call asks one thing:
+/// the range stays mapped as it is. Who unmaps a part of it and maps something new at the same
+/// address while the call runs may lose what is written there. The fence needs CAP_SYS_PTRACE,
+/// `vm.unprivileged_userfaultfd` or access to `/dev/userfaultfd`, and no seccomp filter; without
+/// it only shared mappings are done, and private ones are kept as `.fenceUnavailable`. Private
+/// mappings of files are kept as `.privateFile`, memory that another userfaultfd watches as
+/// `.writeProtectRegistered` or `.registered`. The first such call starts a thread, on which all
+/// of them run, one after the other. Kernels without PT_RECLAIM free behind a fence only what
+/// lies in VMAs without attributes; the rest is kept as `.losesAttributes`.
+///
+/// With `.owned` nobody uses the contents either: no other thread reads, writes, maps or unmaps
+/// any part of the range until the call returns. What another thread writes there meanwhile may be
+/// lost. It needs no privilege, no fence and no thread.
+///
+/// Opens `/proc/self/pagemap` and `/proc/self/maps`. The first call also measures which way of
+/// freeing tables works on the running kernel. Not for signal handlers.
 ///
 /// - Parameters:
 ///   - range: addresses in bytes, half-open. The start is page-aligned; the length is rounded up
-///     to whole pages. An empty range is no error.
-///   - access: who else may touch the range. There is no default, because a wrong guess loses
-///     data. Access shared with other threads, kept out by a fence, comes next; until it is there
-///     and the safe answer, every call has to say that it owns its range.
+///     to whole pages. Spans that lie in it only in part are kept as `.partial`, holes as
+///     `.unmapped`. An empty range is no error.
+///   - access: who else may touch the range.
 /// - Returns: what was done.
 /// - Throws: `.invalidRange` with EINVAL: the start is not page-aligned, or the end is above user
 ///   space (2^47). `.lookFailed` with the errno of open, where procfs is missing or closed to us
-///   (ENOENT, EACCES, EMFILE, ENFILE), or of the look. `.freeFailed` with EOPNOTSUPP: nothing that
-///   this version knows frees tables on this kernel.
+///   (ENOENT, EACCES, EMFILE, ENFILE), or of the look. `.unsupported` with EOPNOTSUPP: nothing
+///   that this version knows frees tables on this kernel. What was freed before stays freed.
 ///
 /// The corresponding kernel call is `madvise(MADV_PT_RECLAIM)`, proposed on linux-mm in June 2024
 /// and never merged.
 @discardableResult
 public func ptReclaim(
-    range: Range<UInt>, access: ReclaimAccess
+    range: Range<UInt>, access: ReclaimAccess = .shared
 ) throws(ReclaimError) -> ReclaimReport {
-    let pages = try wholePages(of: range)
-    guard !pages.isEmpty else { return ReclaimReport() }
-    let notSupported: Int32 = 95  // EOPNOTSUPP
-    guard let backend else { throw ReclaimError(.freeFailed, errno: notSupported, range: pages) }
-    var space = LiveSpace(backend: backend)
-    try space.openDescriptors()
-    defer { space.closeDescriptors() }
-    switch access {
-    case .owned: return try ReclaimWalk(space: space).reclaimOwned(pages)
-    }
+    try ReclaimCall.run(from: range.lowerBound, upTo: range.upperBound, access: access)
 }
 
-private func wholePages(of range: Range<UInt>) throws(ReclaimError) -> AddressRange {
-    let mask = PageGeometry.pageByteCount - 1
-    let (end, overflow) = range.upperBound.addingReportingOverflow(mask)
-    guard range.lowerBound & mask == 0, !overflow, end & ~mask <= PageGeometry.userSpaceEnd else {
-        let invalid: Int32 = 22  // EINVAL
-        throw ReclaimError(
-            .invalidRange, errno: invalid,
-            range: AddressRange(start: range.lowerBound, end: range.upperBound))
-    }
-    // An empty range ends where it starts, wherever that is.
-    return AddressRange(start: range.lowerBound, end: end & ~mask)
+/// Frees the PTE tables under a buffer that map nothing. The buffer is rounded inward to pages.
+///
+/// As `ptReclaim(range:access:)` for the addresses of the buffer's whole pages.
+@discardableResult
+public func ptReclaim(
+    range buffer: UnsafeRawBufferPointer, access: ReclaimAccess = .shared
+) throws(ReclaimError) -> ReclaimReport {
+    let start = UInt(bitPattern: buffer.baseAddress)
+    let (first, overflow) = start.addingReportingOverflow(pageMask)
+    let end = (start &+ UInt(buffer.count)) & ~pageMask
+    guard !overflow, first & ~pageMask < end else { return ReclaimReport() }
+    return try ptReclaim(range: (first & ~pageMask)..<end, access: access)
 }
+
+/// Frees the PTE tables under a buffer that map nothing. The buffer is rounded inward to pages.
+///
+/// As `ptReclaim(range:access:)` for the addresses of the buffer's whole pages.
+@discardableResult
+public func ptReclaim(
+    range buffer: UnsafeMutableRawBufferPointer, access: ReclaimAccess = .shared
+) throws(ReclaimError) -> ReclaimReport {
+    try unsafe ptReclaim(range: UnsafeRawBufferPointer(buffer), access: access)
+}
+
+private let pageMask = PageGeometry.pageByteCount - 1

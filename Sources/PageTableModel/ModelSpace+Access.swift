@@ -10,20 +10,25 @@ extension ModelSpace {
     /// - Throws: EFAULT, where a program gets SIGSEGV; EAGAIN at a uffd-wp marker.
     /// The corresponding kernel function is `handle_mm_fault`.
     public func read(at address: UInt) throws(ModelError) -> UInt8 {
-        guard vma(covering: address)?.kind == .anonymousPrivate else { throw .fault }
-        switch entry(at: address) {
-        case .present(let contents):
-            return contents
-        case .swap(let contents):
+        let kind = try accessibleKind(at: address)
+        switch (entry(at: address), kind) {
+        case (.uffdWPMarker, _): throw .wouldBlock
+        case (.guardMarker, _): throw .fault
+        case (_, .shared(let file)):
+            let contents = cached(file, address)
             set(.present(contents: contents), at: address)
             return contents
-        case nil:
+        case (.present(let contents), _): return contents
+        case (.swap(let contents), _):
+            set(.present(contents: contents), at: address)
+            return contents
+        case (nil, .privateFile(let file)):
+            let contents = cached(file, address)
+            set(.present(contents: contents), at: address)
+            return contents
+        case (nil, _), (.zeroPage, _):
             set(.zeroPage, at: address)
             return 0
-        case .zeroPage:
-            return 0
-        case .uffdWPMarker: throw .wouldBlock
-        case .guardMarker: throw .fault
         }
     }
 
@@ -31,15 +36,30 @@ extension ModelSpace {
     /// - Parameter address: need not be aligned.
     /// - Throws: EFAULT, where a program gets SIGSEGV; EAGAIN at a uffd-wp marker.
     public func write(_ byte: UInt8, at address: UInt) throws(ModelError) {
-        guard vma(covering: address)?.kind == .anonymousPrivate else { throw .fault }
+        let kind = try accessibleKind(at: address)
         switch entry(at: address) {
         case .uffdWPMarker: throw .wouldBlock
         case .guardMarker: throw .fault
         case nil, .present, .zeroPage, .swap: break
         }
-        prepareAnonVMA(at: address)
+        if case .shared(let file) = kind {
+            pageCache[file, default: [:]][Self.page(of: address)] = byte
+        } else {
+            prepareAnonVMA(at: address)
+        }
         set(.present(contents: byte), at: address)
     }
+
+    private func accessibleKind(at address: UInt) throws(ModelError) -> VMA.Kind {
+        guard let kind = vma(covering: address)?.kind, kind != .special else { throw .fault }
+        return kind
+    }
+
+    private func cached(_ file: Int, _ address: UInt) -> UInt8 {
+        pageCache[file]?[Self.page(of: address)] ?? 0
+    }
+
+    private static func page(of address: UInt) -> UInt { address / PageGeometry.pageByteCount }
 
     func set(_ entry: PTE, at address: UInt) {
         allocateTables(for: address)

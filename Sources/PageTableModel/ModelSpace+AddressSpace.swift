@@ -10,20 +10,85 @@ extension ModelSpace: AddressSpace {
 
     public func vmPTEByteCount() -> UInt? { UInt(tableCount) * PageGeometry.pageByteCount }
 
-    public func look(at span: Span) -> TableState {
-        switch pteTables[span.start] {
-        case let table? where !table.isAllNone: .populated
-        case _ where !profile.showsEmptyTables: .emptyOrAbsent
-        case nil: .absent
-        case _?: .empty
+    public var showsTables: Bool { profile.showsEmptyTables }
+
+    public func mapping(at address: UInt) -> Mapping {
+        guard let index = firstIndex(endingAfter: address) else {
+            return Mapping(range: AddressRange(start: address, end: .max), kind: .hole)
+        }
+        let vma = vmas[index]
+        guard vma.start <= address else {
+            return Mapping(range: AddressRange(start: address, end: vma.start), kind: .hole)
+        }
+        let kind: Mapping.Kind =
+            switch vma.kind {
+            case .special: .special
+            case .shared: .shared
+            case .privateFile: .privateFile
+            case .anonymousPrivate:
+                stackAddress.map { vma.start <= $0 && $0 < vma.end } == true
+                    ? .ownStack : .anonymous
+            }
+        return Mapping(range: vma.range, kind: kind)
+    }
+
+    public func firstPopulatedPage(in range: AddressRange) -> UInt? {
+        pteTables.flatMap { start, table in
+            table.entries.keys.map { start + UInt($0) * PageGeometry.pageByteCount }
+        }
+        .filter { range.start <= $0 && $0 < range.end }.min()
+    }
+
+    public func firstTables(in run: SpanRun) -> SpanRun? {
+        guard showsTables else { return run }
+        let seen = (0..<run.count).map { index in
+            pteTables[run[index].start] != nil || hidesTables(at: run[index].start)
+        }
+        guard let first = seen.firstIndex(of: true) else { return nil }
+        let last = seen[first...].firstIndex(of: false) ?? run.count
+        return run.prefix(last).suffix(from: run[first].start)
+    }
+
+    public func hidesTables(at address: UInt) -> Bool {
+        vma(covering: address)?.attributes.contains(.writeProtectRegistered) == true
+    }
+
+    public func free(_ run: SpanRun, in mapping: Mapping, fenced: Bool) -> KeptReason? {
+        guard let attributes = vma(covering: run.start)?.attributes else { return .backendFailed }
+        if fenced { return freeBehindFence(run, attributes) }
+        do {
+            switch backend {
+            case .dontneed: try dontneedLocked(run.range)
+            case .remap where attributes.contains(.locked): return .locked
+            case .remap: for index in 0..<run.count { try moveAwayAndDrop(run[index]) }
+            case .mapfixed where !attributes.isEmpty || mapping.kind != .anonymous:
+                return .losesAttributes
+            case .mapfixed: try mmap(run.range)
+            }
+            return nil
+        } catch {
+            return .backendFailed
         }
     }
 
-    public func eligibility(of span: Span) -> KeptReason? {
-        guard let vma = vma(covering: span.start), vma.range.contains(span.range) else {
-            return .crossesVMA
+    private func freeBehindFence(_ run: SpanRun, _ attributes: VMA.Attributes) -> KeptReason? {
+        guard fenceIsAvailable else { return .fenceUnavailable }
+        if backend != .dontneed, !attributes.isEmpty { return .losesAttributes }
+        if attributes.contains(.writeProtectRegistered) { return .writeProtectRegistered }
+        if attributes.contains(.missingRegistered) { return .registered }
+        beforeFence?()
+        do {
+            for index in 0..<run.count where firstPopulatedPage(in: run[index].range) == nil {
+                if backend == .dontneed {
+                    try dontneedLocked(run[index].range)
+                } else {
+                    try mmap(run[index].range)
+                }
+            }
+            return nil
+        } catch {
+            return .backendFailed
         }
-        return vma.kind == .special ? .specialVMA : nil
     }
 
     public func discard(_ range: AddressRange) throws(ReclaimError) {

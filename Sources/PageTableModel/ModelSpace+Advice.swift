@@ -14,8 +14,20 @@ extension ModelSpace {
     ///   special VMA, what lies before it is zapped.
     /// The corresponding kernel function is `madvise_dontneed_single_vma`.
     public func dontneed(_ range: AddressRange) throws(ModelError) {
+        try dontneed(range, evenIfLocked: false)
+    }
+
+    /// As `dontneed`, for locked memory too.
+    /// The corresponding kernel call is `madvise(MADV_DONTNEED_LOCKED)`.
+    public func dontneedLocked(_ range: AddressRange) throws(ModelError) {
+        try dontneed(range, evenIfLocked: true)
+    }
+
+    private func dontneed(_ range: AddressRange, evenIfLocked: Bool) throws(ModelError) {
         try walkVMAs(range) { [self] vma, part throws(ModelError) in
-            guard !vma.attributes.contains(.locked), vma.kind != .special else { throw .invalid }
+            guard evenIfLocked || !vma.attributes.contains(.locked), vma.kind != .special else {
+                throw .invalid
+            }
             forEachTable(under: part) { _, indices, table in
                 table?.zap(indices)
                 if profile.dontneedFreesTables, indices.count == PageGeometry.entriesPerTable,

@@ -21,6 +21,15 @@ public final class ModelSpace {
     public internal(set) var pudTables: Set<UInt> = []
     /// Where an unused reserve begins that reaches up to the next span boundary.
     public var reserveEnds: Set<UInt> = []
+    /// Contents of files, by file and by the page's offset.
+    public internal(set) var pageCache: [Int: [UInt: UInt8]] = [:]
+
+    /// Whether a userfaultfd that stops every access is to be had.
+    public var fenceIsAvailable = true
+    /// An address on the stack of the thread that calls.
+    public var stackAddress: UInt?
+    /// What another thread does between the look of a walk and the fence.
+    public var beforeFence: (() -> Void)?
 
     var anonVMACount = 0
 

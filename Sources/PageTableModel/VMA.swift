@@ -7,6 +7,10 @@ public struct VMA: Equatable, Sendable {
     public enum Kind: Equatable, Sendable {
         /// `MAP_PRIVATE | MAP_ANONYMOUS`, readable and writable.
         case anonymousPrivate
+        /// `MAP_SHARED` of a file in memory; a page's offset in the file is its address.
+        case shared(file: Int)
+        /// `MAP_PRIVATE` of such a file: written pages are copies.
+        case privateFile(file: Int)
         /// Made by the kernel or a driver; nobody reclaims from it.
         case special
     }
@@ -20,6 +24,10 @@ public struct VMA: Equatable, Sendable {
         public static let locked = Attributes(rawValue: 1 << 0)
         public static let noHugePage = Attributes(rawValue: 1 << 1)
         public static let dontDump = Attributes(rawValue: 1 << 2)
+        /// Registered with a userfaultfd for missing pages.
+        public static let missingRegistered = Attributes(rawValue: 1 << 3)
+        /// Registered with a userfaultfd for write protection.
+        public static let writeProtectRegistered = Attributes(rawValue: 1 << 4)
     }
 
     public internal(set) var range: AddressRange

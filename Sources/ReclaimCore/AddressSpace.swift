@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What one look tells about the PTE table of a span.
+/// What a look tells about the PTE table of a span.
 public enum TableState: UInt8, Sendable {
     /// There is no table.
     case absent
@@ -16,50 +16,117 @@ public enum TableState: UInt8, Sendable {
 
 /// How a table is freed.
 public enum Backend: UInt8, Sendable {
-    /// One `MADV_DONTNEED` over the whole span, on kernels with PT_RECLAIM (6.14 and newer).
+    /// One `MADV_DONTNEED` over whole spans, on kernels with PT_RECLAIM (6.14 and newer).
     case dontneed = 1
     /// `mremap(MREMAP_DONTUNMAP)` of the whole table to a scratch span that is then mapped over.
-    /// Linux 5.7 and newer.
+    /// Linux 5.7 and newer. Frees nothing behind a fence.
     case remap = 2
     /// `mmap(MAP_FIXED)` over the span. Any kernel; the VMA loses every attribute that `mmap`
-    /// does not set, so it is never chosen without being asked for.
+    /// does not set, so it is used only where there is none to lose.
     case mapfixed = 3
+}
+
+/// What is mapped around an address: one VMA, or the hole up to the next one.
+public struct Mapping: Equatable, Sendable {
+    public enum Kind: UInt8, Sendable {
+        /// Nothing is mapped.
+        case hole
+        /// `MAP_PRIVATE | MAP_ANONYMOUS`: the contents are in the page tables and nowhere else.
+        case anonymous
+        /// A shared mapping of memory or of a regular file: the contents are in the page cache.
+        case shared
+        /// A private mapping of a file or memfd: pages that were written are copies of its own.
+        case privateFile
+        /// Hugetlb, a device, or made by the kernel ([vdso], [vvar]).
+        case special
+        /// The anonymous VMA that holds the stack of the thread that called.
+        case ownStack
+    }
+
+    public let range: AddressRange
+    public let kind: Kind
+
+    public init(range: AddressRange, kind: Kind) {
+        self.range = range
+        self.kind = kind
+    }
 }
 
 /// An address space whose PTE tables can be looked at and freed: the running process, or a model.
 ///
 /// Preconditions of every requirement: addresses are page-aligned and below
-/// `PageGeometry.userSpaceEnd`, ranges are not empty. Nothing here allocates, and no requirement
-/// decides anything: which spans, and whether, is `OwnershipRule` and `ReclaimWalk`.
+/// `PageGeometry.userSpaceEnd`, ranges and runs are not empty. Nothing here allocates, and no
+/// requirement decides anything: which spans, and whether, is `OwnershipRule`, `EligibilityRule`
+/// and `ReclaimWalk`. A look is stale as soon as it returns, unless nobody may touch the memory.
 public protocol AddressSpace {
     /// True where `discard` over a whole span frees the span's table too.
     var discardFreesTables: Bool { get }
+
+    /// Whether an empty table can be told from a missing one (Linux 6.7).
+    var showsTables: Bool { get }
 
     /// VmPTE in bytes: PTE, PMD and PUD tables. Nil where it cannot be read.
     /// The corresponding kernel function is `mm_pgtables_bytes`.
     func vmPTEByteCount() -> UInt?
 
-    /// Looks at the table of `span`, without stopping anybody. Stale as soon as it returns,
-    /// unless nobody else may touch the span.
-    func look(at span: Span) throws(ReclaimError) -> TableState
+    /// What is mapped at `address`.
+    /// The corresponding kernel function is `find_vma`.
+    func mapping(at address: UInt) throws(ReclaimError) -> Mapping
 
-    /// Whether `span` lies wholly inside one VMA that may be reclaimed from, or why not.
-    func eligibility(of span: Span) throws(ReclaimError) -> KeptReason?
+    /// The lowest page of `range` whose entry is not none, or nil.
+    func firstPopulatedPage(in range: AddressRange) throws(ReclaimError) -> UInt?
+
+    /// The lowest run of spans in `run` that have a table; all of `run` where the kernel does not
+    /// show tables. In a VMA registered for uffd-wp a missing table counts as one.
+    /// - Precondition: no page of `run` is populated.
+    func firstTables(in run: SpanRun) throws(ReclaimError) -> SpanRun?
+
+    /// Whether missing tables of the VMA at `address` look like empty ones: it is registered for
+    /// uffd-wp.
+    func hidesTables(at address: UInt) throws(ReclaimError) -> Bool
+
+    /// Frees the tables of `run`, which lies inside `mapping`.
+    ///
+    /// - Parameter fenced: keep every thread out of `run` and look again, before anything is
+    ///   freed; what has been filled by then stays. Without it the caller owns `run`, or its
+    ///   contents live elsewhere.
+    /// - Returns: nil when the backend did its work, or why it did not; the memory and what it
+    ///   holds are as they were then. Whether a table went is for a look to tell.
+    /// The corresponding kernel function is `try_to_free_pte`.
+    func free(_ run: SpanRun, in mapping: Mapping, fenced: Bool) -> KeptReason?
 
     /// Drops the pages of `range`: they read as zero afterwards.
     /// - Throws: `.discardFailed`; EINVAL for mlocked memory. What was discarded stays discarded.
     /// The corresponding kernel call is `madvise(MADV_DONTNEED)`.
     func discard(_ range: AddressRange) throws(ReclaimError)
 
-    /// Drops the table of `span` and every page under it.
-    /// - Precondition: the caller owns `span`, or knows that it is empty and stays so.
+    /// Drops the table of `span` and every page under it, on the hot path of an allocator.
+    /// - Precondition: the caller owns `span`.
     /// - Throws: `.freeFailed`; nothing has changed then.
-    /// The corresponding kernel function is `try_to_free_pte`.
     func freeTable(of span: Span) throws(ReclaimError)
 
     /// The end of the unused reserve that begins at `end`, or `end` itself where there is none.
     /// A reserve is mapped, belongs to no extent, and reaches up to a span boundary.
     func reserveEnd(after end: UInt) -> UInt
+}
+
+extension AddressSpace {
+    /// Looks at the table of one span.
+    public func look(at span: Span) throws(ReclaimError) -> TableState {
+        if try firstPopulatedPage(in: span.range) != nil { return .populated }
+        if try firstTables(in: SpanRun(span)) == nil { return .absent }
+        return showsTables ? .empty : .emptyOrAbsent
+    }
+
+    /// Whether `span` lies wholly inside one VMA that its owner may reclaim from, or why not.
+    public func eligibility(of span: Span) throws(ReclaimError) -> KeptReason? {
+        let mapping = try mapping(at: span.start)
+        guard mapping.range.contains(span.range) else { return .crossesVMA }
+        if case .keep(let reason) = EligibilityRule.verdict(for: mapping.kind, access: .owned) {
+            return reason
+        }
+        return nil
+    }
 }
 
 // Needs an array, and so cannot be compiled into an allocator's hook.

@@ -78,10 +78,30 @@ public struct SpanRun: Equatable, Sendable {
     public let start: UInt
     public let end: UInt
 
+    /// - Precondition: both are multiples of `PageGeometry.spanByteCount`, `start <= end`.
     init(start: UInt, end: UInt) {
         self.start = start
         self.end = end
     }
+
+    public init(_ span: Span) {
+        self.init(start: span.start, end: span.end)
+    }
+
+    /// From `start` to the end of this run.
+    public func suffix(from start: UInt) -> SpanRun { SpanRun(start: start, end: end) }
+
+    /// From the start of this run to `end`, a multiple of `PageGeometry.spanByteCount`.
+    public func prefix(upTo end: UInt) -> SpanRun { SpanRun(start: start, end: end) }
+
+    /// The first spans of this run, at most `count`.
+    public func prefix(_ count: Int) -> SpanRun {
+        self.count <= count
+            ? self : prefix(upTo: start &+ UInt(count) &* PageGeometry.spanByteCount)
+    }
+
+    public var isEmpty: Bool { start == end }
+    public var range: AddressRange { AddressRange(start: start, end: end) }
 
     public var count: Int { Int((end &- start) / PageGeometry.spanByteCount) }
 

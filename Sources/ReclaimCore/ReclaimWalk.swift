@@ -7,58 +7,169 @@ public struct ReclaimWalk<Space: AddressSpace> {
     public init(space: Space) {
         self.space = space
     }
+}
+
+// MARK: - Reclaiming a range
+
+extension ReclaimWalk {
+    /// How many tables are freed behind one fence: for so long, about 150 µs, may a thread that
+    /// touches them have to wait.
+    private static var longestFencedRun: Int { 64 }
+    /// How many tables are freed before the next look.
+    private static var longestRun: Int { 512 }
 
     /// Frees every PTE table in `range` whose 512 entries are all none.
     ///
-    /// The caller owns `range`: nobody else touches its contents during the call. A table is
-    /// freed after a look, verified by a second one, and only where it lies wholly inside one VMA.
+    ///     | partial |  span  |  span  | hole |  span  || VMA |   a span that crosses a VMA
+    ///               |  look  |  look  |      |  kept             boundary keeps its table
     ///
-    /// - Parameter range: half-open, page-aligned; partial spans at both ends are left alone.
+    /// A table is freed after a look, verified by a second one, and only where its span lies
+    /// wholly inside one VMA that the rule makes eligible.
+    ///
+    /// - Parameters:
+    ///   - range: half-open, page-aligned; partial spans at both ends are left alone.
+    ///   - maximumTables: stop after about as many existing tables, freed or not.
     /// The corresponding kernel function is `madvise_pt_reclaim` of the proposal on linux-mm,
     /// June 2024; never merged.
-    public func reclaimOwned(_ range: AddressRange) throws(ReclaimError) -> ReclaimReport {
-        var report = ReclaimReport()
-        report.vmPTEBefore = space.vmPTEByteCount()
-        let spans = range.wholeSpans
-        report.kept[.partial] = partialSpanCount(of: range)
-        for index in 0..<spans.count {
-            report.tablesExamined += 1
-            if let reason = try reclaimOwnedTable(of: spans[index]) {
-                report.kept[reason] += 1
+    public func reclaim(
+        _ range: AddressRange, access: ReclaimAccess, maximumTables: Int = .max
+    ) throws(ReclaimError) -> ReclaimReport {
+        var pass = Pass(tablesLeft: maximumTables)
+        pass.report.vmPTEBefore = space.vmPTEByteCount()
+        pass.report.kept[.partial] = partialSpanCount(of: range)
+        var rest = range.wholeSpans
+        while !rest.isEmpty, pass.tablesLeft > 0 {
+            let mapping = try space.mapping(at: rest.start)
+            let end = Span(containing: min(mapping.range.end, rest.end)).start
+            let reached: UInt
+            if end <= rest.start {
+                reached = try examine(rest.prefix(1), mapping, .keep(.crossesVMA), &pass)
             } else {
-                report.tablesFreed += 1
+                let verdict = EligibilityRule.verdict(for: mapping.kind, access: access)
+                reached = try examine(rest.prefix(upTo: end), mapping, verdict, &pass)
+            }
+            rest = rest.suffix(from: reached)
+        }
+        if !rest.isEmpty { pass.report.resumeAddress = rest.start }
+        return report(of: pass)
+    }
+
+    private struct Pass {
+        var report = ReclaimReport()
+        /// How many existing tables may still be looked at.
+        var tablesLeft: Int
+        /// Frees of which no look can tell whether there was a table.
+        var hidden = 0
+
+        mutating func keep(_ count: Int, _ reason: KeptReason) {
+            report.tablesExamined += count
+            report.kept[reason] += count
+        }
+    }
+
+    /// Examines spans of one mapping, lowest first. Returns where it stopped.
+    private func examine(
+        _ spans: SpanRun, _ mapping: Mapping, _ verdict: EligibilityRule.Verdict,
+        _ pass: inout Pass
+    ) throws(ReclaimError) -> UInt {
+        // Nothing is there, or nothing that a look could make sense of.
+        if case .keep(let reason) = verdict, reason == .unmapped || reason == .specialVMA {
+            pass.keep(spans.count, reason)
+            return spans.end
+        }
+        var scan = TableScan(spans, in: space)
+        while pass.tablesLeft > 0, let sighting = try scan.next() {
+            switch sighting {
+            case .absent(let run): pass.keep(run.count, .absent)
+            case .populated:
+                pass.keep(1, .populated)
+                pass.tablesLeft -= 1
+            case .empty(let tables):
+                var tables = tables
+                while !tables.isEmpty {
+                    guard pass.tablesLeft > 0 else { return tables.start }
+                    let run = tables.prefix(min(Self.longestRun, pass.tablesLeft))
+                    try reclaim(run, mapping, verdict, &pass)
+                    pass.tablesLeft -= run.count
+                    tables = tables.suffix(from: run.end)
+                }
             }
         }
+        return scan.rest.start
+    }
+
+    /// Frees the empty tables of `run` as the verdict says, looks again, and counts.
+    private func reclaim(
+        _ run: SpanRun, _ mapping: Mapping, _ verdict: EligibilityRule.Verdict,
+        _ pass: inout Pass
+    ) throws(ReclaimError) {
+        var refusal: KeptReason?
+        switch verdict {
+        case .keep(let reason): return pass.keep(run.count, reason)
+        case .free: refusal = space.free(run, in: mapping, fenced: false)
+        case .freeFenced:
+            var rest = run
+            while refusal == nil, !rest.isEmpty {
+                let fenced = rest.prefix(Self.longestFencedRun)
+                refusal = space.free(fenced, in: mapping, fenced: true)
+                rest = rest.suffix(from: fenced.end)
+            }
+        }
+        var gone = run.count
+        var scan = TableScan(run, in: space)
+        while let sighting = try scan.next() {
+            switch sighting {
+            case .absent: break
+            case .populated:
+                pass.keep(1, .refilled)
+                gone -= 1
+            case .empty(let left):
+                gone -= left.count
+                if let refusal {
+                    pass.keep(left.count, refusal)
+                } else if try looksCannotTell(at: left.start) {
+                    pass.hidden += left.count
+                } else {
+                    pass.keep(left.count, .stillThere)
+                }
+            }
+        }
+        pass.report.tablesExamined += gone
+        pass.report.tablesFreed += gone
+    }
+
+    private func looksCannotTell(at address: UInt) throws(ReclaimError) -> Bool {
+        if !space.showsTables { return true }
+        return try space.hidesTables(at: address)
+    }
+
+    /// Adds what only VmPTE can tell.
+    private func report(of pass: Pass) -> ReclaimReport {
+        var report = pass.report
         report.vmPTEAfter = space.vmPTEByteCount()
+        guard pass.hidden > 0 else { return report }
+        var freed = 0
+        if let before = report.vmPTEBefore, let after = report.vmPTEAfter, after < before {
+            let tables = Int((before &- after) / PageGeometry.pageByteCount)
+            freed = min(max(tables - report.tablesFreed, 0), pass.hidden)
+        }
+        report.tablesExamined += pass.hidden
+        report.tablesFreed += freed
+        report.kept[.absent] += pass.hidden - freed
         return report
     }
 
-    /// Eligible, all none, free, verify. Returns why the table was kept, nil where it is gone.
-    private func reclaimOwnedTable(of span: Span) throws(ReclaimError) -> KeptReason? {
-        let before = try space.look(at: span)
-        switch before {
-        case .absent: return .absent
-        case .populated: return .populated
-        case .empty, .emptyOrAbsent: break
-        }
-        if let reason = try space.eligibility(of: span) { return reason }
-        let bytesBefore = before == .emptyOrAbsent ? space.vmPTEByteCount() : nil
-        do {
-            try space.freeTable(of: span)
-        } catch {
-            return .backendFailed
-        }
-        switch try space.look(at: span) {
-        case .absent: return nil
-        case .empty: return .stillThere
-        case .populated: return .refilled
-        case .emptyOrAbsent:
-            // This kernel shows no tables; VmPTE does.
-            guard let bytesBefore, let bytesAfter = space.vmPTEByteCount() else { return .absent }
-            return bytesAfter < bytesBefore ? nil : .absent
-        }
+    private func partialSpanCount(of range: AddressRange) -> Int {
+        guard !range.isEmpty else { return 0 }
+        let first = Span(containing: range.start).start
+        let last = Span(containing: range.end &- 1).start
+        return Int((last &- first) / PageGeometry.spanByteCount) + 1 - range.wholeSpans.count
     }
+}
 
+// MARK: - Events of an allocator
+
+extension ReclaimWalk {
     /// Purges an extent that the allocator has just given up, and zaps every span that this makes
     /// whole. On the hot path: no look, no verification, one system call where the kernel frees
     /// tables by itself.
@@ -95,15 +206,6 @@ public struct ReclaimWalk<Space: AddressSpace> {
         } catch {
             return false
         }
-    }
-
-    private func partialSpanCount(of range: AddressRange) -> Int {
-        guard !range.isEmpty else { return 0 }
-        let touched =
-            Int(
-                (Span(containing: range.end &- 1).start &- Span(containing: range.start).start)
-                    / PageGeometry.spanByteCount) + 1
-        return touched - range.wholeSpans.count
     }
 }
 

@@ -86,7 +86,7 @@ struct Outcome: Equatable {
             case .unguardPages(let range): try space.unguardPages(space.pages(range))
             case .free(let span): try space.freeTable(of: space.span(span))
             case .walk(let range):
-                let report = try ReclaimWalk(space: space).reclaimOwned(space.pages(range))
+                let report = try ReclaimWalk(space: space).reclaim(space.pages(range), access: .owned)
                 examined = report.tablesExamined
                 freed = report.tablesFreed
                 kept = report.kept

@@ -74,7 +74,7 @@ private func walkWithoutLook<Space: Playable>(
             makeSpace: { ModelPlayground(.ptReclaim, .dontneed) },
             walk: { space, range in
                 let half = AddressRange(start: range.start, end: range.start + range.byteCount / 2)
-                return try ReclaimWalk(space: space).reclaimOwned(half)
+                return try ReclaimWalk(space: space).reclaim(half, access: .owned)
             }
         ).violations()
         #expect(!violations.isEmpty)

@@ -25,7 +25,7 @@ import Testing
 
     @Test func aBackendThatRefusesKeepsThatTableOnly() throws {
         let faulty = FaultingSpace(wrapping: space, failing: .freeTable, times: 2)
-        let report = try ReclaimWalk(space: faulty).reclaimOwned(fourSpans)
+        let report = try ReclaimWalk(space: faulty).reclaim(fourSpans, access: .owned)
         #expect(report.kept[.backendFailed] == 2)
         #expect(report.tablesFreed == 2)
         #expect(report.tablesExamined == 4)
@@ -36,7 +36,7 @@ import Testing
         let faulty = FaultingSpace(
             wrapping: space, failing: requirement, times: 1, skipping: 1, errno: 4)
         let error = #expect(throws: ReclaimError.self) {
-            try ReclaimWalk(space: faulty).reclaimOwned(fourSpans)
+            try ReclaimWalk(space: faulty).reclaim(fourSpans, access: .owned)
         }
         #expect(error?.code == .lookFailed)
         #expect(error?.errno == 4)
@@ -65,16 +65,16 @@ import Testing
 
     @Test func withoutATableToSeeVmPTETells() throws {
         let space = try Self.fourEmptyTables(.beforePagemapScan, .remap)
-        let report = try ReclaimWalk(space: space).reclaimOwned(space.pages(0..<5 * pagesPerSpan))
+        let report = try ReclaimWalk(space: space).reclaim(space.pages(0..<5 * pagesPerSpan), access: .owned)
         #expect(report.tablesFreed == 4)
-        let again = try ReclaimWalk(space: space).reclaimOwned(fourSpans)
+        let again = try ReclaimWalk(space: space).reclaim(fourSpans, access: .owned)
         #expect(again.tablesFreed == 0)
         #expect(again.kept[.absent] == 4)
     }
 
     @Test func aKernelThatKeepsTheTableIsSaidToKeepIt() throws {
         let space = try Self.fourEmptyTables(.beforePTReclaim, .dontneed)
-        let report = try ReclaimWalk(space: space).reclaimOwned(fourSpans)
+        let report = try ReclaimWalk(space: space).reclaim(fourSpans, access: .owned)
         #expect(report.kept[.stillThere] == 4)
     }
 
@@ -83,7 +83,7 @@ import Testing
         space.model.swapOut(space.span(0).range)
         try space.model.writeProtectUnpopulated(space.pages(pagesPerSpan..<pagesPerSpan + 1))
         try space.model.installGuards(space.pages(2 * pagesPerSpan..<2 * pagesPerSpan + 1))
-        let report = try ReclaimWalk(space: space).reclaimOwned(fourSpans)
+        let report = try ReclaimWalk(space: space).reclaim(fourSpans, access: .owned)
         #expect(report.kept[.populated] == 3)
         #expect(report.tablesFreed == 1)
         #expect(try space.read(at: space.span(0).start) == 5)
@@ -93,14 +93,14 @@ import Testing
     @Test func specialMemoryIsNotTouched() throws {
         try space.model.mmap(space.span(2).range, kind: .special)
         #expect(try space.eligibility(of: space.span(2)) == .specialVMA)
-        let report = try ReclaimWalk(space: space).reclaimOwned(fourSpans)
+        let report = try ReclaimWalk(space: space).reclaim(fourSpans, access: .owned)
         #expect(report.tablesFreed == 3)
         #expect(report.kept[.absent] == 1)
     }
 
     @Test func lockedMemoryKeepsItsPages() throws {
         try space.model.mlock(space.pages(3..<4))
-        let report = try ReclaimWalk(space: space).reclaimOwned(fourSpans)
+        let report = try ReclaimWalk(space: space).reclaim(fourSpans, access: .owned)
         #expect(report.kept[.populated] == 1)
         let error = #expect(throws: ReclaimError.self) { try space.discard(fourSpans) }
         #expect(error?.errno == 22)

@@ -50,10 +50,10 @@ struct LibraryFileTests {
         #expect(byteCount <= 100_000)
     }
 
-    @Test("The library exports what Shim/exports.map lists, and nothing else")
+    @Test("The library exports what Shim/preload.map lists, and nothing else")
     func exports() async throws {
         let map = try String(
-            contentsOf: PackageFiles.root.appending(path: "Shim/exports.map"), encoding: .utf8)
+            contentsOf: PackageFiles.root.appending(path: "Shim/preload.map"), encoding: .utf8)
         let global = try #require(map.firstRange(of: "global:"))
         let local = try #require(map.firstRange(of: "local:"))
         let listed = map[global.upperBound..<local.lowerBound].split(separator: ";")

@@ -80,7 +80,7 @@ public struct LawSuite<Space: Playable> {
 
     public init(
         makeSpace: @escaping () throws -> Space,
-        walk: @escaping Walk = { try ReclaimWalk(space: $0).reclaimOwned($1) }
+        walk: @escaping Walk = { try ReclaimWalk(space: $0).reclaim($1, access: .owned) }
     ) {
         self.makeSpace = makeSpace
         self.walk = walk

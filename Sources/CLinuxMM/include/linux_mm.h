@@ -44,6 +44,8 @@ static inline long ptreclaim_syscall(long number, long a, long b, long c, long d
 
 #define PTRECLAIM_MADV_DONTNEED 4
 #define PTRECLAIM_MADV_WIPEONFORK 18
+#define PTRECLAIM_MADV_COLD 20           // since 5.4
+#define PTRECLAIM_MADV_DONTNEED_LOCKED 24 // since 5.18
 
 static inline long ptreclaim_madvise(uintptr_t address, size_t byte_count, int advice) {
     return ptreclaim_syscall(SYS_madvise, (long)address, (long)byte_count, advice, 0, 0, 0);
@@ -156,6 +158,10 @@ static inline long ptreclaim_pagemap_scan(int pagemap_fd, struct ptreclaim_pm_sc
 
 // ---- PROCMAP_QUERY, since 6.11 ----------------------------------------------------------------
 
+#define PTRECLAIM_PROCMAP_QUERY_VMA_READABLE 0x01
+#define PTRECLAIM_PROCMAP_QUERY_VMA_WRITABLE 0x02
+#define PTRECLAIM_PROCMAP_QUERY_VMA_EXECUTABLE 0x04
+#define PTRECLAIM_PROCMAP_QUERY_VMA_SHARED 0x08
 #define PTRECLAIM_PROCMAP_QUERY_COVERING_OR_NEXT_VMA 0x10
 
 struct ptreclaim_procmap_query {
@@ -186,8 +192,62 @@ static inline long ptreclaim_procmap_query(int maps_fd, struct ptreclaim_procmap
     return ptreclaim_ioctl(maps_fd, PTRECLAIM_PROCMAP_QUERY, query);
 }
 
+// ---- userfaultfd (include/uapi/linux/userfaultfd.h) -------------------------------------------
+
+#define PTRECLAIM_UFFD_API 0xaaull
+#define PTRECLAIM_UFFD_REGISTER_MISSING 1ull
+#define PTRECLAIM_UFFD_REGISTER_WP 2ull
+
+struct ptreclaim_uffd_api {
+    uint64_t api;
+    uint64_t features;
+    uint64_t ioctls;
+};
+
+struct ptreclaim_uffd_range {
+    uint64_t start;
+    uint64_t len;
+};
+
+struct ptreclaim_uffd_register {
+    struct ptreclaim_uffd_range range;
+    uint64_t mode;
+    uint64_t ioctls;
+};
+
+#define PTRECLAIM_UFFDIO_API 0xc018aa3ful        // _IOWR(0xAA, 0x3F, struct uffdio_api)
+#define PTRECLAIM_UFFDIO_REGISTER 0xc020aa00ul   // _IOWR(0xAA, 0x00, struct uffdio_register)
+#define PTRECLAIM_UFFDIO_UNREGISTER 0x8010aa01ul // _IOR(0xAA, 0x01, struct uffdio_range)
+#define PTRECLAIM_UFFDIO_WAKE 0x8010aa02ul       // _IOR(0xAA, 0x02, struct uffdio_range)
+#define PTRECLAIM_USERFAULTFD_IOC_NEW 0xaa00ul   // _IO(0xAA, 0x00), on /dev/userfaultfd
+
+/// Opens a userfaultfd that also stops the kernel's own accesses (never UFFD_USER_MODE_ONLY: a
+/// read(2) into a fenced page would fail with EFAULT). Returns the descriptor, or -errno: EPERM or
+/// EACCES without CAP_SYS_PTRACE, vm.unprivileged_userfaultfd or access to /dev/userfaultfd.
+int ptreclaim_open_userfaultfd(void);
+
 _Static_assert(sizeof(struct ptreclaim_pm_scan_arg) == 0x60, "the ioctl number carries the size");
 _Static_assert(sizeof(struct ptreclaim_procmap_query) == 0x68, "the ioctl number carries the size");
+
+// ---- futex and signals ------------------------------------------------------------------------
+
+/// Sleeps while `*word` is `expected`; at most `milliseconds`, or for ever where that is negative.
+/// Returns also for no reason.
+void ptreclaim_futex_wait(uint32_t *word, uint32_t expected, long milliseconds);
+
+static inline void ptreclaim_futex_wake(uint32_t *word, int count) {
+    const int wake_private = 1 | 128;
+    ptreclaim_syscall(SYS_futex, (long)word, wake_private, count, 0, 0, 0);
+}
+
+/// Blocks `mask` and returns the mask before. The raw call: glibc's leaves 32 and 33 open.
+static inline uint64_t ptreclaim_set_signal_mask(uint64_t mask) {
+    const int set_mask = 2;
+    uint64_t before = 0;
+    ptreclaim_syscall(
+        SYS_rt_sigprocmask, set_mask, (long)&mask, (long)&before, sizeof(mask), 0, 0);
+    return before;
+}
 
 // ---- atomics that Embedded Swift cannot spell -------------------------------------------------
 
@@ -208,41 +268,83 @@ static inline uint64_t ptreclaim_fetch_and(uint64_t *word, uint64_t mask) {
     return __atomic_fetch_and(word, mask, __ATOMIC_ACQ_REL);
 }
 
-// ---- looking at one span -----------------------------------------------------------------------
+// ---- looking at tables ------------------------------------------------------------------------
 
-enum {
-    PTRECLAIM_LOOK_ABSENT = 0,
-    PTRECLAIM_LOOK_EMPTY = 1,
-    PTRECLAIM_LOOK_POPULATED = 2,
-    PTRECLAIM_LOOK_EMPTY_OR_ABSENT = 3,
-};
+/// Whether this kernel has PAGEMAP_SCAN, and lets the process use it.
+bool ptreclaim_probe_pagemap_scan(int pagemap_fd);
 
-/// Looks at the PTE table of the 2 MiB span at `span_start` through an open /proc/PID/pagemap.
-/// Returns one of PTRECLAIM_LOOK_*, or -errno.
+/// Finds the lowest page of `start ..< end` whose entry is not none: a page, the zero page, a swap
+/// entry, a marker. Returns 1 and sets `*page`, 0 where there is none, or -errno.
 ///
-/// PAGE_IS_WRITTEN is set for a none entry inside an existing table and not for a missing table;
-/// without PAGEMAP_SCAN the pagemap words tell populated from not, and no more.
-long ptreclaim_look(int pagemap_fd, uintptr_t span_start);
+/// Costs next to nothing for holes with PAGEMAP_SCAN, 2 us for each 2 MiB without it.
+long ptreclaim_first_populated(
+    int pagemap_fd, bool has_scan, uintptr_t start, uintptr_t end, uintptr_t *page);
+
+/// Finds the lowest run of 2 MiB spans in `start ..< end`, both span-aligned, that have a PTE
+/// table. Returns 1 and sets `*first` and `*last` (one past it), 0 where there is none, or -errno.
+/// Needs PAGEMAP_SCAN.
+///
+/// PAGE_IS_WRITTEN is set for a none entry inside an existing table and not for a missing table.
+long ptreclaim_first_tables(
+    int pagemap_fd, uintptr_t start, uintptr_t end, uintptr_t *first, uintptr_t *last);
+
+// ---- looking at mappings ----------------------------------------------------------------------
+
+enum ptreclaim_vma_kind {
+    PTRECLAIM_VMA_HOLE,
+    PTRECLAIM_VMA_ANONYMOUS,    // private
+    PTRECLAIM_VMA_SHARED,       // of memory or of a regular file
+    PTRECLAIM_VMA_PRIVATE_FILE, // of a memfd, too
+    PTRECLAIM_VMA_SPECIAL,      // hugetlb, devices, [vdso], [vvar], [vsyscall]
+};
 
 struct ptreclaim_vma {
     uintptr_t start;
-    uintptr_t end;
-    /// Hugetlb, or made by the kernel: [vdso], [vvar], [vsyscall].
-    bool is_special;
+    uintptr_t end; // of a hole: the start of the next VMA, or UINTPTR_MAX
+    uint32_t kind;
+    bool is_writable;
+    bool is_executable;
+    bool is_readable;
 };
 
-/// Finds the VMA that covers `address` through an open /proc/PID/maps: PROCMAP_QUERY, or the text
-/// where the kernel is older. Returns 0, -ENOENT for a hole, or another -errno.
+/// Finds the VMA that covers `address`, or the hole, through an open /proc/PID/maps: by
+/// PROCMAP_QUERY, or the text where the kernel is older. Returns 0 or -errno.
 long ptreclaim_find_vma(int maps_fd, uintptr_t address, struct ptreclaim_vma *vma);
 
 /// Whether this kernel has PROCMAP_QUERY.
 bool ptreclaim_probe_procmap_query(void);
+
+enum {
+    PTRECLAIM_VMA_WRITE_PROTECT_REGISTERED = 1, // VmFlags uw
+    PTRECLAIM_VMA_REGISTERED = 2,               // um, ui
+    PTRECLAIM_VMA_LOCKED = 4,                   // lo
+    PTRECLAIM_VMA_UNUSUAL = 8,                  // anything that plain mmap(2) does not give
+    PTRECLAIM_VMA_NORESERVE = 16,               // nr: mapped with MAP_NORESERVE
+};
+
+/// Reads what only VmFlags in /proc/self/smaps tell of the VMA at `address`: a set of the flags
+/// above, or -errno. Walks every VMA below it, so it is asked when something has been refused.
+long ptreclaim_vma_flags(uintptr_t address);
+
+/// Whether memory at `address` is placed by a policy of its own (mbind).
+bool ptreclaim_has_memory_policy(uintptr_t address);
 
 // ---- reading one number of procfs -------------------------------------------------------------
 
 /// VmPTE of the calling process in bytes (PTE, PMD and PUD tables), or -errno.
 /// One open, one read, one close; no allocation.
 long ptreclaim_self_vm_pte(void);
+
+/// Whether a seccomp filter watches the calling thread. True where that cannot be read.
+bool ptreclaim_has_seccomp_filter(void);
+
+/// An address on the stack of the calling thread.
+static inline uintptr_t ptreclaim_stack_address(void) {
+    return (uintptr_t)__builtin_frame_address(0);
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC.
+uint64_t ptreclaim_monotonic_nanoseconds(void);
 
 #pragma clang assume_nonnull end
 

@@ -17,15 +17,21 @@ enum {
 };
 
 /// Memory that fork hands to the child as zeros (MADV_WIPEONFORK): what it says of threads and
-/// descriptors is true of this process only.
+/// descriptors is true of this process only. Zero is "not in this process" everywhere.
 struct ptreclaim_wiped_on_fork {
     uint64_t owner_pid;      // 0: this process has not looked yet
     uint64_t scratch_claims; // bit i: a thread of this process is using scratch span i
+    uint32_t fork_gate;      // see fence.c
+    uint32_t service_lock;   // the four words of service.c
+    uint32_t service_thread;
+    uint32_t service_request;
+    uint32_t service_answer;
 };
 
 struct ptreclaim_live_state {
     uint32_t backend; // a `Backend` of ReclaimCore; 0: not probed, or nothing frees tables
     bool has_procmap_query;
+    uint8_t has_pagemap_scan; // 0: not probed, 1: no, 2: yes
     uintptr_t scratch; // first of PTRECLAIM_SCRATCH_SLOTS spans, PROT_NONE; never unmapped
     struct ptreclaim_wiped_on_fork *_Nullable wiped_on_fork;
     /// Ends of mappings after which an unused reserve reaches up to the next span boundary: an

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "fence.h"
+
+#include "linux_mm.h"
+#include "live_state.h"
+
+#include <pthread.h>
+
+// ---- the gate ---------------------------------------------------------------------------------
+
+// One word: how many threads are forking, and whether a fence is up. glibc nests the prepare
+// handlers of concurrent forks, so a flag would not do. A child finds zero: none of the threads
+// that the word counted is in it.
+#define FENCED 0x80000000u
+static const uint64_t longest_wait_for_forks = 20000000; // ns
+
+static uint32_t *_Nullable gate(void) {
+    struct ptreclaim_wiped_on_fork *wiped = ptreclaim_live_state()->wiped_on_fork;
+    return wiped ? &wiped->fork_gate : 0;
+}
+
+/// False where forks take too long. The wait has an end because a fork may itself be waiting, in
+/// another library's handler, for a lock that our caller holds.
+static bool enter_gate(uint32_t *word) {
+    uint64_t deadline = 0;
+    for (;;) {
+        uint32_t forks = 0;
+        if (__atomic_compare_exchange_n(
+                word, &forks, FENCED, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+            return true;
+        }
+        uint64_t now = ptreclaim_monotonic_nanoseconds();
+        if (!deadline) {
+            deadline = now + longest_wait_for_forks;
+        } else if (now > deadline) {
+            return false;
+        }
+        ptreclaim_futex_wait(word, forks, 1);
+    }
+}
+
+static void leave_gate(uint32_t *word) {
+    if (__atomic_and_fetch(word, ~FENCED, __ATOMIC_ACQ_REL)) {
+        ptreclaim_futex_wake(word, INT32_MAX);
+    }
+}
+
+static void before_fork(void) {
+    uint32_t *word = gate();
+    if (!word) {
+        return;
+    }
+    uint32_t now = __atomic_add_fetch(word, 1, __ATOMIC_ACQ_REL);
+    while (now & FENCED) {
+        ptreclaim_futex_wait(word, now, -1);
+        now = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    }
+}
+
+static void after_fork_in_parent(void) {
+    uint32_t *word = gate();
+    // A fork that began before the gate was installed has counted nothing.
+    uint32_t forks = word ? __atomic_load_n(word, __ATOMIC_ACQUIRE) : 0;
+    while ((forks & ~FENCED)
+           && !__atomic_compare_exchange_n(
+               word, &forks, forks - 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+    }
+    if (forks) {
+        ptreclaim_futex_wake(word, INT32_MAX);
+    }
+}
+
+int ptreclaim_install_fork_gate(void) {
+    // Not once per process: a child inherits the handlers with everything else.
+    static uint32_t installed;
+    if (__atomic_exchange_n(&installed, 1, __ATOMIC_ACQ_REL)) {
+        return 0;
+    }
+    int error = pthread_atfork(before_fork, after_fork_in_parent, 0);
+    if (error) {
+        __atomic_store_n(&installed, 0, __ATOMIC_RELEASE);
+    }
+    return -error;
+}
+
+// ---- the fence --------------------------------------------------------------------------------
+
+static const uintptr_t span_bytes = 2 << 20;
+
+static long free_tables(const struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end) {
+    if (fence->how == PTRECLAIM_FENCED_DONTNEED) {
+        return ptreclaim_madvise(start, end - start, PTRECLAIM_MADV_DONTNEED_LOCKED);
+    }
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (fence->is_noreserve ? MAP_NORESERVE : 0);
+    long result = ptreclaim_mmap(start, end - start, fence->protection, flags, -1, 0);
+    return result < 0 && result > -4096 ? result : 0;
+}
+
+/// Looks again and frees, span by span where it must: what has been filled since the first look
+/// stays, the rest goes.
+static long free_what_is_still_empty(
+    const struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end) {
+    while (start < end) {
+        uintptr_t page = 0;
+        long populated = ptreclaim_first_populated(
+            fence->pagemap, fence->has_pagemap_scan, start, end, &page);
+        if (populated < 0) {
+            return populated;
+        }
+        uintptr_t stop = populated ? page & ~(span_bytes - 1) : end;
+        if (start < stop) {
+            long result = free_tables(fence, start, stop);
+            if (result < 0) {
+                return result;
+            }
+        }
+        start = stop + span_bytes;
+    }
+    return 0;
+}
+
+long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end) {
+    uint32_t *word = gate();
+    if (!word) {
+        return -EAGAIN;
+    }
+    // A handler that runs on this thread could touch the range and wait for itself. Only now:
+    // setuid waits for every thread to take signal 33.
+    uint64_t signals = ptreclaim_set_signal_mask(~0ull);
+    if (!enter_gate(word)) {
+        ptreclaim_set_signal_mask(signals);
+        return -EAGAIN;
+    }
+    // The first look is the walk's: it chose this run. Then register: from here on a thread that
+    // touches the range waits; look again: what is none stays none; free; let go.
+    struct ptreclaim_uffd_register registration = {
+        .range = {start, end - start},
+        .mode = PTRECLAIM_UFFD_REGISTER_MISSING,
+    };
+    long result = ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_REGISTER, &registration);
+    // What was never registered is never unregistered: before Linux 6.13 that would take away
+    // somebody else's registration.
+    if (result >= 0) {
+        result = free_what_is_still_empty(fence, start, end);
+        struct ptreclaim_uffd_range range = registration.range;
+        long unregistered =
+            ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_UNREGISTER, &range);
+        // UNREGISTER wakes before it takes the VMA's lock, so a fault can queue behind that wake.
+        long woken = ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_WAKE, &range);
+        if (unregistered < 0 || woken < 0) {
+            // Closing unregisters and wakes all, where nobody else holds the descriptor: hence
+            // the service thread's own table.
+            ptreclaim_close(fence->userfaultfd);
+            fence->userfaultfd = -1;
+            fence->is_broken = true;
+        }
+    }
+    leave_gate(word);
+    ptreclaim_set_signal_mask(signals);
+    return result;
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The fence: nobody fills an entry of a run of PTE tables while they are looked at and freed.
+
+#ifndef PTRECLAIM_FENCE_H
+#define PTRECLAIM_FENCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#pragma clang assume_nonnull begin
+
+enum ptreclaim_fenced_free {
+    PTRECLAIM_FENCED_DONTNEED, // MADV_DONTNEED_LOCKED, kernels with PT_RECLAIM
+    PTRECLAIM_FENCED_MAPFIXED, // mmap(MAP_FIXED), where the VMA has no attributes to lose
+};
+
+struct ptreclaim_fence {
+    int userfaultfd;
+    int pagemap;
+    bool has_pagemap_scan;
+    uint32_t how;        // a ptreclaim_fenced_free
+    int protection;      // of the VMA; what a MAP_FIXED maps again
+    bool is_noreserve;   // the same
+    bool is_broken;      // out: an error was met, and the userfaultfd is closed
+};
+
+/// Frees the PTE tables of the spans in `start ..< end` whose 512 entries are all none, with every
+/// other thread kept out meanwhile. Span-aligned; inside one private anonymous VMA.
+///
+/// Returns 0, or -errno, with everything as it was but for tables that were freed before:
+/// -EBUSY another userfaultfd holds the range, -ENOMEM `vm.max_map_count`, -EINVAL memory that
+/// cannot be registered, -EAGAIN the process is forking. No thread is left waiting, ever.
+///
+/// The caller's stack must be populated in each span that it touches. Runs on any thread; nothing
+/// in it allocates.
+long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end);
+
+/// Keeps fences and forks apart from now on. Returns 0 or -errno.
+int ptreclaim_install_fork_gate(void);
+
+#pragma clang assume_nonnull end
+
+#endif

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinuxMM
+
+#if !SHIM_SINGLE_MODULE
+    public import ReclaimCore
+#endif
+
+/// The call, the same for Swift and for C: which thread does it, and with which descriptors.
+public enum ReclaimCall {
+    /// Frees every PTE table from `start` up to `end` whose 512 entries are all none.
+    ///
+    /// - Parameters:
+    ///   - start: page-aligned.
+    ///   - end: rounded up to pages, as madvise does with a length.
+    ///   - maximumTables: stop after about as many existing tables.
+    /// - Throws: `.invalidRange` with EINVAL, `.lookFailed`, `.unsupported`.
+    public static func run(
+        from start: UInt, upTo end: UInt, access: ReclaimAccess, maximumTables: Int = .max
+    ) throws(ReclaimError) -> ReclaimReport {
+        let range = try wholePages(from: start, upTo: end)
+        let startTime = ptreclaim_monotonic_nanoseconds()
+        guard !range.isEmpty else { return ReclaimReport() }
+        guard let backend = LiveSpace.probeBackend() else {
+            throw ReclaimError(.unsupported, errno: EOPNOTSUPP, range: range)
+        }
+        var job = Job(
+            range: range, access: access, maximumTables: maximumTables, backend: backend,
+            stackAddress: ptreclaim_stack_address())
+        switch access {
+        case .owned: job.runHere()
+        case .shared: job.runOnServiceThread()
+        }
+        switch job.outcome {
+        case .failure(let error): throw error
+        case .success(var report):
+            report.durationNanoseconds = ptreclaim_monotonic_nanoseconds() - startTime
+            return report
+        }
+    }
+
+    private static func wholePages(
+        from start: UInt, upTo end: UInt
+    ) throws(ReclaimError) -> AddressRange {
+        let mask = PageGeometry.pageByteCount - 1
+        let (sum, overflow) = end.addingReportingOverflow(mask)
+        guard start & mask == 0, start <= end, !overflow, sum & ~mask <= PageGeometry.userSpaceEnd
+        else {
+            throw ReclaimError(
+                .invalidRange, errno: EINVAL, range: AddressRange(start: start, end: max(start, end))
+            )
+        }
+        return AddressRange(start: start, end: sum & ~mask)
+    }
+}
+
+/// What crosses to the service thread and back.
+private struct Job {
+    let range: AddressRange
+    let access: ReclaimAccess
+    let maximumTables: Int
+    let backend: Backend
+    let stackAddress: UInt
+    var outcome: Result<ReclaimReport, ReclaimError> = .success(ReclaimReport())
+
+    mutating func runHere() {
+        var space = LiveSpace(backend: backend, stackAddress: stackAddress)
+        do throws(ReclaimError) {
+            try space.openDescriptors()
+            walk(space)
+        } catch {
+            outcome = .failure(error)
+        }
+        space.closeDescriptors()
+    }
+
+    mutating func runOnServiceThread() {
+        let job: @convention(c) (UnsafeMutableRawPointer, UnsafeMutablePointer<ptreclaim_service>)
+            -> Void = { context, service in
+                // Sound: the caller waits, and so keeps the job alive and to ourselves.
+                unsafe context.assumingMemoryBound(to: Job.self).pointee.run(with: service)
+            }
+        while true {
+            let error = unsafe withUnsafeMutablePointer(to: &self) {
+                unsafe ptreclaim_service_run(job, $0)
+            }
+            switch -error {
+            case 0: return
+            // A child, forked out of the wait: it starts again, with a service thread of its own.
+            case ECHILD: continue
+            // Without the thread there is no fence, and what needs none is still done.
+            default: return runHere()
+            }
+        }
+    }
+
+    private mutating func run(with service: UnsafeMutablePointer<ptreclaim_service>) {
+        do throws(ReclaimError) {
+            walk(
+                try unsafe LiveSpace(
+                    backend: backend, stackAddress: stackAddress, service: service))
+        } catch {
+            outcome = .failure(error)
+        }
+    }
+
+    private mutating func walk(_ space: LiveSpace) {
+        do throws(ReclaimError) {
+            var report = try ReclaimWalk(space: space).reclaim(
+                range, access: access, maximumTables: maximumTables)
+            report.backend = backend
+            outcome = .success(report)
+        } catch {
+            outcome = .failure(error)
+        }
+    }
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Why a table was left where it is. One spelling, everywhere: reports, JSON, counters.
+///
+/// Raw values are numbers of the C interface: new reasons go to the end.
+public enum KeptReason: UInt8, Sendable {
+    /// The range covers the span only in part.
+    case partial = 0
+    /// An entry is not none: a page, the zero page, a swap entry, a uffd-wp or guard marker.
+    case populated = 1
+    /// There is no table to free.
+    case absent = 2
+    /// The span crosses a VMA boundary or reaches into a hole.
+    case crossesVMA = 3
+    /// Hugetlb, PFN-mapped or otherwise special memory.
+    case specialVMA = 4
+    /// A page appeared between the first look and the last.
+    case refilled = 5
+    /// The backend refused; the table is as it was.
+    case backendFailed = 6
+    /// The free was made and a second look still found the table.
+    case stillThere = 7
+    /// Nothing is mapped there.
+    case unmapped = 8
+    /// The VMA holds the stack of the thread that called.
+    case ownStack = 9
+    /// A private mapping of a file or memfd, which no fence protects.
+    case privateFile = 10
+    /// Registered for uffd write protection: nobody else can fence it.
+    case writeProtectRegistered = 11
+    /// Registered with somebody else's userfaultfd (EBUSY).
+    case registered = 12
+    /// No userfaultfd that stops the kernel's own accesses is to be had.
+    case fenceUnavailable = 13
+    /// mlocked, and the only backend here would unlock it.
+    case locked = 14
+    /// The process has as many mappings as `vm.max_map_count` allows (ENOMEM).
+    case tooManyMappings = 15
+    /// The only backend here would lose attributes of the VMA.
+    case losesAttributes = 16
+    /// The process was forking all the while.
+    case forking = 17
+
+    /// The spelling in reports, camel case.
+    public var name: StaticString {
+        switch self {
+        case .partial: "partial"
+        case .populated: "populated"
+        case .absent: "absent"
+        case .crossesVMA: "crossesVMA"
+        case .specialVMA: "specialVMA"
+        case .refilled: "refilled"
+        case .backendFailed: "backendFailed"
+        case .stillThere: "stillThere"
+        case .unmapped: "unmapped"
+        case .ownStack: "ownStack"
+        case .privateFile: "privateFile"
+        case .writeProtectRegistered: "writeProtectRegistered"
+        case .registered: "registered"
+        case .fenceUnavailable: "fenceUnavailable"
+        case .locked: "locked"
+        case .tooManyMappings: "tooManyMappings"
+        case .losesAttributes: "losesAttributes"
+        case .forking: "forking"
+        }
+    }
+
+    /// How many reasons there are.
+    public static var count: Int { 18 }
+}
+
+/// One counter per `KeptReason`, without an allocation.
+public struct KeptCounts: Equatable, Sendable {
+    private var counts = InlineArray<18, Int>(repeating: 0)
+
+    public init() {}
+
+    public subscript(reason: KeptReason) -> Int {
+        get { counts[Int(reason.rawValue)] }
+        set { counts[Int(reason.rawValue)] = newValue }
+    }
+
+    public static func == (left: KeptCounts, right: KeptCounts) -> Bool {
+        for index in left.counts.indices where left.counts[index] != right.counts[index] {
+            return false
+        }
+        return true
+    }
+}
+
+// Needs an array, and so cannot be compiled into an allocator's hook.
+#if !SHIM_SINGLE_MODULE
+    extension KeptReason: CaseIterable {}
+#endif

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// What a walk did. Plain counters; no text.
+public struct ReclaimReport: Equatable, Sendable {
+    /// Whole spans of the range that were examined: freed plus kept, but for `.partial`.
+    public var tablesExamined = 0
+    /// Tables that a second look found gone. Where looks cannot tell an empty table from a
+    /// missing one (uffd-wp, kernels before 6.7) VmPTE tells, for the whole call.
+    public var tablesFreed = 0
+    /// Spans kept, by reason. Not an error, ever.
+    public var kept = KeptCounts()
+    /// VmPTE in bytes before and after, where it can be read.
+    public var vmPTEBefore: UInt?
+    public var vmPTEAfter: UInt?
+    /// How tables were freed; nil where the call came to no free.
+    public var backend: Backend?
+    /// Time of the call, hand-over to the service thread included.
+    public var durationNanoseconds: UInt64 = 0
+    /// Where a walk that was limited stopped; nil where it reached the end of the range.
+    public var resumeAddress: UInt?
+
+    public init() {}
+}
+
+#if !SHIM_SINGLE_MODULE
+    extension ReclaimReport {
+        /// Time of the call, hand-over to the service thread included.
+        public var duration: Duration { .nanoseconds(durationNanoseconds) }
+    }
+#endif
