@@ -124,7 +124,8 @@ let package = Package(
             name: "jemalloc-victim", dependencies: ["CJemalloc", "CStatsPage"],
             path: "Tests/Fixtures/Victim", cSettings: cSettings),
         .target(
-            name: "TestSupport", dependencies: ["ProcFS", "ReclaimCore"],
+            name: "TestSupport",
+            dependencies: ["ProcFS", "ReclaimCore", "PageTableModel", "LiveSpace", "CLinuxMM"],
             path: "Tests/TestSupport", swiftSettings: hostSettings),
         .testTarget(
             name: "ReclaimCoreTests",

@@ -121,7 +121,7 @@ func firstDifference(
         case .read, .write: if expected.errno != 0 { continue }
         // Maps a hole too; the walk asks before it does, and so must whoever plays.
         case .free(let index):
-            if backend == .mapfixed, model.eligibility(ofIndex: index) != nil { continue }
+            if backend == .mapfixed, try model.eligibility(of: model.span(index)) != nil { continue }
         default: break
         }
         let found = Outcome(of: operation, on: live)
@@ -158,10 +158,6 @@ func firstDifference(
         }
     }
     return nil
-}
-
-extension ModelPlayground {
-    func eligibility(ofIndex index: Int) -> KeptReason? { model.eligibility(of: span(index)) }
 }
 
 @Suite(.enabled(if: KernelAbilities.showsTables, "needs PAGEMAP_SCAN, Linux 6.7"))

@@ -4,7 +4,9 @@ import ReclaimCore
 
 /// A space in which one requirement fails a few times, and then works.
 final class FaultingSpace<Base: AddressSpace>: AddressSpace {
-    enum Requirement { case look, eligibility, discard, freeTable }
+    enum Requirement {
+        case mapping, firstPopulatedPage, firstTables, free, discard, freeTable
+    }
 
     private let base: Base
     private let failing: Requirement
@@ -39,13 +41,25 @@ final class FaultingSpace<Base: AddressSpace>: AddressSpace {
 
     var discardFreesTables: Bool { base.discardFreesTables }
     func vmPTEByteCount() -> UInt? { base.vmPTEByteCount() }
-    func look(at span: Span) throws(ReclaimError) -> TableState {
-        try fault(.look, .lookFailed, span.range)
-        return try base.look(at: span)
+    var showsTables: Bool { base.showsTables }
+    func mapping(at address: UInt) throws(ReclaimError) -> Mapping {
+        try fault(.mapping, .lookFailed, AddressRange(start: address, end: address))
+        return try base.mapping(at: address)
     }
-    func eligibility(of span: Span) throws(ReclaimError) -> KeptReason? {
-        try fault(.eligibility, .lookFailed, span.range)
-        return try base.eligibility(of: span)
+    func firstPopulatedPage(in range: AddressRange) throws(ReclaimError) -> UInt? {
+        try fault(.firstPopulatedPage, .lookFailed, range)
+        return try base.firstPopulatedPage(in: range)
+    }
+    func firstTables(in run: SpanRun) throws(ReclaimError) -> SpanRun? {
+        try fault(.firstTables, .lookFailed, run.range)
+        return try base.firstTables(in: run)
+    }
+    func hidesTables(at address: UInt) throws(ReclaimError) -> Bool {
+        try base.hidesTables(at: address)
+    }
+    func free(_ run: SpanRun, in mapping: Mapping, fenced: Bool) -> KeptReason? {
+        do { try fault(.free, .freeFailed, run.range) } catch { return .backendFailed }
+        return base.free(run, in: mapping, fenced: fenced)
     }
     func discard(_ range: AddressRange) throws(ReclaimError) {
         try fault(.discard, .discardFailed, range)

@@ -73,7 +73,7 @@ struct PTReclaimTests {
         let report = try ptReclaim(
             range: playground.span(20).start..<playground.span(21).end, access: .owned)
         #expect(report.tablesFreed == 0)
-        #expect(report.kept[.absent] == 2)
+        #expect(report.kept[.unmapped] == 2)
     }
 
     @Test func keepsTheTableOfLockedMemory() throws {
@@ -109,7 +109,8 @@ struct PTReclaimTests {
                 let directory = "/proc/self/fd"
                 let files = FileManager.default
                 return ((try? files.contentsOfDirectory(atPath: directory)) ?? [])
-                    .compactMap { try? files.destinationOfSymbolicLink(atPath: "\(directory)/\($0)") }
+                    .map { "\(directory)/\($0)" }
+                    .compactMap { try? files.destinationOfSymbolicLink(atPath: $0) }
                     .filter { link in
                         ["/pagemap", "/maps", "/status", "userfaultfd"].contains {
                             link.hasSuffix($0) || link.hasSuffix("[\($0)]")

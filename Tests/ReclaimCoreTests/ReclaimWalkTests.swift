@@ -23,23 +23,28 @@ import Testing
         return space
     }
 
-    @Test func aBackendThatRefusesKeepsThatTableOnly() throws {
-        let faulty = FaultingSpace(wrapping: space, failing: .freeTable, times: 2)
+    // | empty | page | empty | empty |    two runs
+    @Test func aBackendThatRefusesKeepsThatRunOnly() throws {
+        try space.write(9, at: space.span(1).start)
+        let faulty = FaultingSpace(wrapping: space, failing: .free, times: 1)
         let report = try ReclaimWalk(space: faulty).reclaim(fourSpans, access: .owned)
-        #expect(report.kept[.backendFailed] == 2)
+        #expect(report.kept[.backendFailed] == 1)
+        #expect(report.kept[.populated] == 1)
         #expect(report.tablesFreed == 2)
         #expect(report.tablesExamined == 4)
     }
 
-    @Test(arguments: [FaultingSpace<ModelPlayground>.Requirement.look, .eligibility])
+    @Test(arguments: [
+        FaultingSpace<ModelPlayground>.Requirement.mapping, .firstPopulatedPage, .firstTables,
+    ])
     func aFailedLookEndsTheWalk(requirement: FaultingSpace<ModelPlayground>.Requirement) throws {
-        let faulty = FaultingSpace(
-            wrapping: space, failing: requirement, times: 1, skipping: 1, errno: 4)
+        let faulty = FaultingSpace(wrapping: space, failing: requirement, times: 1, errno: 4)
         let error = #expect(throws: ReclaimError.self) {
             try ReclaimWalk(space: faulty).reclaim(fourSpans, access: .owned)
         }
         #expect(error?.code == .lookFailed)
         #expect(error?.errno == 4)
+        #expect(space.model.pteTables.count == 4)
     }
 
     @Test func aFailedDiscardFailsTheDecommit() throws {

@@ -13,17 +13,31 @@ public protocol Playable: AddressSpace {
     /// Whether `guardPages` works, Linux 6.13.
     var hasGuards: Bool { get }
 
-    /// Maps private anonymous memory, and replaces what was there.
+    /// Whether memory can be registered with a userfaultfd here.
+    var hasUserfaultfd: Bool { get }
+
+    /// Maps memory, and replaces what was there.
     /// - Parameter marked: with an attribute that keeps it from merging with unmarked neighbours.
-    func map(_ range: AddressRange, marked: Bool) throws(PlayError)
+    func map(_ range: AddressRange, _ memory: PlayMemory, marked: Bool) throws(PlayError)
     func unmap(_ range: AddressRange) throws(PlayError)
     /// - Precondition: of both, a page that is mapped and not guarded.
     func read(at address: UInt) throws(PlayError) -> UInt8
     func write(_ byte: UInt8, at address: UInt) throws(PlayError)
     func guardPages(_ range: AddressRange) throws(PlayError)
     func unguardPages(_ range: AddressRange) throws(PlayError)
+    /// Registers memory with a userfaultfd of the test's own.
+    func register(_ range: AddressRange, writeProtect: Bool) throws(PlayError)
     /// The state of a table, for the test's own eyes: never wrong, whatever `look` says.
     func trueState(of span: Span) throws(PlayError) -> TableState
+}
+
+/// Kinds of memory to play with.
+public enum PlayMemory: Equatable, Sendable {
+    case anonymous
+    /// A shared mapping of a memfd.
+    case shared
+    /// A private mapping of the same memfd.
+    case privateFile
 }
 
 /// What a played operation fails with: the kernel's errno, positive.
@@ -33,6 +47,11 @@ public struct PlayError: Error, Equatable, Sendable {
 }
 
 extension Playable {
+    /// Maps private anonymous memory.
+    public func map(_ range: AddressRange, marked: Bool) throws(PlayError) {
+        try map(range, .anonymous, marked: marked)
+    }
+
     public func states() throws -> [TableState] {
         var states: [TableState] = []
         let spans = window.wholeSpans
@@ -80,7 +99,9 @@ public struct LawSuite<Space: Playable> {
 
     public init(
         makeSpace: @escaping () throws -> Space,
-        walk: @escaping Walk = { try ReclaimWalk(space: $0).reclaim($1, access: .owned) }
+        walk: @escaping Walk = { space, range in
+            try ReclaimWalk(space: space).reclaim(range, access: .owned)
+        }
     ) {
         self.makeSpace = makeSpace
         self.walk = walk
@@ -196,7 +217,7 @@ extension LawSuite {
     private static var scenarios: [Scenario] {
         let span = pagesPerSpan
         return [
-            Scenario(name: "nothing mapped", range: 0..<4 * span, expected: [.absent: 4]) {
+            Scenario(name: "nothing mapped", range: 0..<4 * span, expected: [.unmapped: 4]) {
                 _, _ in
             },
             Scenario(name: "never touched", range: 0..<4 * span, expected: [.absent: 4]) {

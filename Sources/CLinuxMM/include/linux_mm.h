@@ -86,6 +86,15 @@ static inline int ptreclaim_open_self_maps(void) {
     return ptreclaim_open("/proc/self/maps", O_RDONLY);
 }
 
+/// A file in memory of `byte_count` bytes, or -errno.
+static inline int ptreclaim_memfd(size_t byte_count) {
+    int fd = (int)ptreclaim_syscall(SYS_memfd_create, (long)"ptreclaim", 1, 0, 0, 0, 0);
+    if (fd >= 0) {
+        ptreclaim_syscall(SYS_ftruncate, fd, (long)byte_count, 0, 0, 0, 0);
+    }
+    return fd;
+}
+
 static inline int ptreclaim_close(int fd) {
     return (int)ptreclaim_syscall(SYS_close, fd, 0, 0, 0, 0, 0);
 }

@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import LiveSpace
-import PageTableModel
-import ReclaimCore
-import TestSupport
+internal import LiveSpace
+public import PageTableModel
+public import ReclaimCore
 
 /// What the running kernel can do, found by trying.
-enum KernelAbilities {
+public enum KernelAbilities {
     /// Which backends free tables here.
-    static let backends: [Backend] = Backend.allCases.filter { LiveSpace.frees($0) }
+    public static let backends: [Backend] = Backend.allCases.filter { LiveSpace.frees($0) }
 
     /// An empty table can be told from a missing one.
-    static let showsTables: Bool = {
+    public static let showsTables: Bool = {
         guard let backend = backends.first, let space = try? LivePlayground(backend) else {
             return false
         }
         return (try? space.look(at: space.span(0))) == .absent
     }()
 
-    static let hasGuards: Bool = {
+    public static let hasGuards: Bool = {
         guard let backend = backends.first, let space = try? LivePlayground(backend) else {
             return false
         }
@@ -26,6 +25,6 @@ enum KernelAbilities {
         return (try? space.map(page, marked: false)) != nil && (try? space.guardPages(page)) != nil
     }()
 
-    static let profile = KernelProfile(
+    public static let profile = KernelProfile(
         dontneedFreesTables: backends.contains(.dontneed), showsEmptyTables: showsTables)
 }

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import PageTableModel
+public import ReclaimCore
+
+/// 24 spans, twelve on each side of a 512 GiB boundary, so that there are two tables of every level,
+/// in address space that nothing else is near.
+public func playWindow(_ number: UInt) -> AddressRange {
+    let boundary = (UInt(1) << 44) + number * PageGeometry.pudTableByteCount
+    return AddressRange(
+        start: boundary - 12 * PageGeometry.spanByteCount,
+        end: boundary + 12 * PageGeometry.spanByteCount)
+}
+
+/// A model to play on.
+public struct ModelPlayground: Playable {
+    public let model: ModelSpace
+    public let window = playWindow(0)
+    public let isAlone = true
+    public let hasGuards = true
+    public let hasUserfaultfd = true
+    /// Whether memory has to be kept from huge pages, as the live playground does.
+    public let hasHugePages: Bool
+
+    public init(_ profile: KernelProfile, _ backend: Backend, hasHugePages: Bool = true) {
+        self.hasHugePages = hasHugePages
+        model = ModelSpace(profile: profile, backend: backend)
+    }
+
+    public var discardFreesTables: Bool { model.discardFreesTables }
+    public func vmPTEByteCount() -> UInt? { model.vmPTEByteCount() }
+    public var showsTables: Bool { model.showsTables }
+    public func mapping(at address: UInt) throws(ReclaimError) -> Mapping {
+        model.mapping(at: address)
+    }
+    public func firstPopulatedPage(in range: AddressRange) throws(ReclaimError) -> UInt? {
+        model.firstPopulatedPage(in: range)
+    }
+    public func firstTables(in run: SpanRun) throws(ReclaimError) -> SpanRun? {
+        model.firstTables(in: run)
+    }
+    public func hidesTables(at address: UInt) throws(ReclaimError) -> Bool {
+        model.hidesTables(at: address)
+    }
+    public func free(_ run: SpanRun, in mapping: Mapping, fenced: Bool) -> KeptReason? {
+        model.free(run, in: mapping, fenced: fenced)
+    }
+    public func discard(_ range: AddressRange) throws(ReclaimError) { try model.discard(range) }
+    public func freeTable(of span: Span) throws(ReclaimError) { try model.freeTable(of: span) }
+    public func reserveEnd(after end: UInt) -> UInt { model.reserveEnd(after: end) }
+
+    public func map(
+        _ range: AddressRange, _ memory: PlayMemory, marked: Bool
+    ) throws(PlayError) {
+        let kind: VMA.Kind =
+            switch memory {
+            case .anonymous: .anonymousPrivate
+            case .shared: .shared(file: 1)
+            case .privateFile: .privateFile(file: 1)
+            }
+        try play { () throws(ModelError) in
+            // One step after the other, as the live playground: each may merge VMAs.
+            try model.mmap(range, kind: kind)
+            if hasHugePages { try model.setAttributes(.noHugePage, true, of: range) }
+            if marked { try model.setAttributes(.dontDump, true, of: range) }
+        }
+    }
+    public func unmap(_ range: AddressRange) throws(PlayError) {
+        try play { () throws(ModelError) in try model.munmap(range) }
+    }
+    public func read(at address: UInt) throws(PlayError) -> UInt8 {
+        try play { () throws(ModelError) in try model.read(at: address) }
+    }
+    public func write(_ byte: UInt8, at address: UInt) throws(PlayError) {
+        try play { () throws(ModelError) in try model.write(byte, at: address) }
+    }
+    public func guardPages(_ range: AddressRange) throws(PlayError) {
+        try play { () throws(ModelError) in try model.installGuards(range) }
+    }
+    public func unguardPages(_ range: AddressRange) throws(PlayError) {
+        try play { () throws(ModelError) in try model.removeGuards(range) }
+    }
+    public func register(_ range: AddressRange, writeProtect: Bool) throws(PlayError) {
+        try play { () throws(ModelError) in
+            try model.setAttributes(
+                writeProtect ? .writeProtectRegistered : .missingRegistered, true, of: range)
+        }
+    }
+    public func writeProtectUnpopulated(_ range: AddressRange) throws(PlayError) {
+        try play { () throws(ModelError) in try model.writeProtectUnpopulated(range) }
+    }
+    public func trueState(of span: Span) throws(PlayError) -> TableState {
+        guard let table = model.pteTables[span.start] else { return .absent }
+        return table.isAllNone ? .empty : .populated
+    }
+
+    private func play<Result>(_ body: () throws(ModelError) -> Result) throws(PlayError) -> Result {
+        do { return try body() } catch { throw PlayError(errno: error.errno) }
+    }
+}
