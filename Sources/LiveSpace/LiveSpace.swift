@@ -264,7 +264,7 @@ extension LiveSpace {
         guard let scratch = ScratchSpans.claim() else { return EBUSY }
         defer { ScratchSpans.release(scratch) }
         if let errno = Syscalls.moveTable(from: span, to: scratch.span) { return errno }
-        return Syscalls.mapOver(scratch.span.range, protection: Syscalls.noAccess)
+        return Syscalls.coverScratch(scratch.span.range)
     }
 
     /// From 6.17 on mremap moves across VMAs; before, it refuses by itself (EFAULT).

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Looks along a run of spans, lowest first, and says what it sees: two calls of the kernel for
-/// each table that is populated or each run that is not, nothing for holes of any size.
+/// Looks along a run of spans, lowest first, and says what it sees: one or two calls of the kernel
+/// for each table, nothing for holes of any size.
 struct TableScan<Space: AddressSpace> {
     enum Sighting {
         case absent(SpanRun)
