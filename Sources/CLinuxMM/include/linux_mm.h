@@ -238,6 +238,15 @@ int ptreclaim_open_userfaultfd(void);
 _Static_assert(sizeof(struct ptreclaim_pm_scan_arg) == 0x60, "the ioctl number carries the size");
 _Static_assert(sizeof(struct ptreclaim_procmap_query) == 0x68, "the ioctl number carries the size");
 
+/// Keeps the calling thread, and the threads that it starts, on the CPU that it is on.
+static inline void ptreclaim_pin_to_this_cpu(void) {
+    uint64_t mask[16] = {0};
+    uint32_t cpu = 0;
+    ptreclaim_syscall(SYS_getcpu, (long)&cpu, 0, 0, 0, 0, 0);
+    mask[cpu / 64 % 16] = 1ull << cpu % 64;
+    ptreclaim_syscall(SYS_sched_setaffinity, 0, sizeof(mask), (long)mask, 0, 0, 0);
+}
+
 // ---- futex and signals ------------------------------------------------------------------------
 
 /// Sleeps while `*word` is `expected`; at most `milliseconds`, or for ever where that is negative.
