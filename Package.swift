@@ -40,6 +40,8 @@ func libraryLinkerSettings(exporting list: String) -> [LinkerSetting] {
         .unsafeFlags([
             "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/\(list)",
             "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "now",
+            // Hooks and a thread point into the library for as long as the process lives.
+            "-Xlinker", "-z", "-Xlinker", "nodelete",
         ])
     ]
 }

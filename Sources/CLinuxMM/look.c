@@ -3,6 +3,7 @@
 #include "linux_mm.h"
 
 enum { SPAN_BYTES = 2 << 20, PAGE_BYTES = 4096, PAGES_PER_SPAN = 512 };
+static const uintptr_t LONGEST_SCAN_BYTES = 8ul << 30;
 
 bool ptreclaim_probe_pagemap_scan(int pagemap_fd) {
     uintptr_t page = (uintptr_t)&page & ~(uintptr_t)(PAGE_BYTES - 1);
@@ -46,49 +47,57 @@ static long first_populated_word(
     return 0;
 }
 
+/// Finds the lowest page of `start ..< end` that the scan of `filter` puts out.
+static long first_page(
+    int pagemap_fd, const struct ptreclaim_pm_scan_arg *filter, uintptr_t start, uintptr_t end,
+    uintptr_t *page) {
+    while (start < end) {
+        // One scan holds the mmap lock to its end: 8 GiB of empty tables, 1 us each, are as long
+        // as anybody may have to wait for it.
+        uintptr_t stop = end - start > LONGEST_SCAN_BYTES ? start + LONGEST_SCAN_BYTES : end;
+        struct ptreclaim_page_region region;
+        struct ptreclaim_pm_scan_arg argument = *filter;
+        argument.start = start;
+        argument.end = stop;
+        argument.vec = (uint64_t)(uintptr_t)&region;
+        argument.vec_len = 1;
+        argument.max_pages = 1;
+        long count = ptreclaim_pagemap_scan(pagemap_fd, &argument);
+        if (count < 0) {
+            return count;
+        }
+        if (count > 0) {
+            *page = region.start;
+            return 1;
+        }
+        start = stop;
+    }
+    return 0;
+}
+
 long ptreclaim_first_populated(
     int pagemap_fd, bool has_scan, uintptr_t start, uintptr_t end, uintptr_t *page) {
     if (!has_scan) {
         return first_populated_word(pagemap_fd, start, end, page);
     }
-    struct ptreclaim_page_region region;
-    struct ptreclaim_pm_scan_arg argument = {
-        .start = start,
-        .end = end,
-        .vec = (uint64_t)(uintptr_t)&region,
-        .vec_len = 1,
-        .max_pages = 1,
+    static const struct ptreclaim_pm_scan_arg not_none = {
         .category_anyof_mask = PTRECLAIM_PAGE_IS_PRESENT | PTRECLAIM_PAGE_IS_SWAPPED,
         .return_mask = PTRECLAIM_PAGE_IS_PRESENT | PTRECLAIM_PAGE_IS_SWAPPED,
     };
-    long count = ptreclaim_pagemap_scan(pagemap_fd, &argument);
-    if (count > 0) {
-        *page = region.start;
-    }
-    return count;
+    return first_page(pagemap_fd, &not_none, start, end, page);
 }
 
-/// Finds the lowest page of `start ..< end` that has a table: one entry tells, so it costs 0.4 us
-/// for each table where a scan of all its entries costs 4.7 us.
+/// The lowest page of `start ..< end` that has a table: one entry tells, so it costs 0.4 us for
+/// each table where a scan of all its entries costs 4.7 us.
 static long first_page_with_table(
     int pagemap_fd, uintptr_t start, uintptr_t end, uintptr_t *page) {
-    struct ptreclaim_page_region region;
     // The kernel's fast path wants WRITTEN as mask and nothing else: the form that also works on
     // the first kernels with this ioctl.
-    struct ptreclaim_pm_scan_arg argument = {
-        .start = start,
-        .end = end,
-        .vec = (uint64_t)(uintptr_t)&region,
-        .vec_len = 1,
-        .max_pages = 1,
+    static const struct ptreclaim_pm_scan_arg in_a_table = {
         .category_mask = PTRECLAIM_PAGE_IS_WRITTEN,
         .return_mask = PTRECLAIM_PAGE_IS_WRITTEN,
     };
-    long count = ptreclaim_pagemap_scan(pagemap_fd, &argument);
-    if (count > 0) {
-        *page = region.start;
-    }
-    return count;
+    return first_page(pagemap_fd, &in_a_table, start, end, page);
 }
 
 long ptreclaim_first_tables(
