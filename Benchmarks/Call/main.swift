@@ -80,8 +80,8 @@ func fail(_ message: String) -> Never {
             var vma = ptreclaim_vma()
             _ = ptreclaim_self_vm_pte()
             _ = unsafe ptreclaim_find_vma(maps, start, &vma)
+            _ = unsafe ptreclaim_first_tables(pagemap, start, end, 512, &first, &last)
             _ = unsafe ptreclaim_first_populated(pagemap, true, start, end, &page)
-            _ = unsafe ptreclaim_first_tables(pagemap, start, end, &first, &last)
         }
         switch form {
         case .dontneed:
@@ -90,8 +90,7 @@ func fail(_ message: String) -> Never {
         case .fenced: fence(pagemap, userfaultfd)
         }
         if withLooks {
-            _ = unsafe ptreclaim_first_populated(pagemap, true, start, end, &page)
-            _ = unsafe ptreclaim_first_tables(pagemap, start, end, &first, &last)
+            _ = unsafe ptreclaim_first_tables(pagemap, start, end, 512, &first, &last)
             _ = ptreclaim_self_vm_pte()
         }
     }

@@ -117,11 +117,14 @@ extension LiveSpace {
         return try wasFound(found, range) ? page : nil
     }
 
-    public func firstTables(in run: SpanRun) throws(ReclaimError) -> SpanRun? {
-        guard showsTables else { return run }
+    public func firstTables(
+        in run: SpanRun, atMost limit: Int
+    ) throws(ReclaimError) -> SpanRun? {
+        guard showsTables else { return run.prefix(limit) }
         var start: UInt = 0
         var end: UInt = 0
-        let found = unsafe ptreclaim_first_tables(pagemap, run.start, run.end, &start, &end)
+        let found = unsafe ptreclaim_first_tables(
+            pagemap, run.start, run.end, limit, &start, &end)
         return try wasFound(found, run.range) ? run.prefix(upTo: end).suffix(from: start) : nil
     }
 

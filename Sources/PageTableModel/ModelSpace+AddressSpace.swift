@@ -39,14 +39,14 @@ extension ModelSpace: AddressSpace {
         .filter { range.start <= $0 && $0 < range.end }.min()
     }
 
-    public func firstTables(in run: SpanRun) -> SpanRun? {
-        guard showsTables else { return run }
+    public func firstTables(in run: SpanRun, atMost limit: Int) -> SpanRun? {
+        guard showsTables else { return run.prefix(limit) }
         let seen = (0..<run.count).map { index in
             pteTables[run[index].start] != nil || hidesTables(at: run[index].start)
         }
         guard let first = seen.firstIndex(of: true) else { return nil }
         let last = seen[first...].firstIndex(of: false) ?? run.count
-        return run.prefix(last).suffix(from: run[first].start)
+        return run.prefix(min(last, first + limit)).suffix(from: run[first].start)
     }
 
     public func hidesTables(at address: UInt) -> Bool {

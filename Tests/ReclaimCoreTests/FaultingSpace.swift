@@ -50,9 +50,11 @@ final class FaultingSpace<Base: AddressSpace>: AddressSpace {
         try fault(.firstPopulatedPage, .lookFailed, range)
         return try base.firstPopulatedPage(in: range)
     }
-    func firstTables(in run: SpanRun) throws(ReclaimError) -> SpanRun? {
+    func firstTables(
+        in run: SpanRun, atMost limit: Int
+    ) throws(ReclaimError) -> SpanRun? {
         try fault(.firstTables, .lookFailed, run.range)
-        return try base.firstTables(in: run)
+        return try base.firstTables(in: run, atMost: limit)
     }
     func hidesTables(at address: UInt) throws(ReclaimError) -> Bool {
         try base.hidesTables(at: address)

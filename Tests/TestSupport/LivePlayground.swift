@@ -55,8 +55,10 @@ public final class LivePlayground: Playable {
     public func firstPopulatedPage(in range: AddressRange) throws(ReclaimError) -> UInt? {
         try space.firstPopulatedPage(in: range)
     }
-    public func firstTables(in run: SpanRun) throws(ReclaimError) -> SpanRun? {
-        try space.firstTables(in: run)
+    public func firstTables(
+        in run: SpanRun, atMost limit: Int
+    ) throws(ReclaimError) -> SpanRun? {
+        try space.firstTables(in: run, atMost: limit)
     }
     public func hidesTables(at address: UInt) throws(ReclaimError) -> Bool {
         try space.hidesTables(at: address)

@@ -36,8 +36,10 @@ public struct ModelPlayground: Playable {
     public func firstPopulatedPage(in range: AddressRange) throws(ReclaimError) -> UInt? {
         model.firstPopulatedPage(in: range)
     }
-    public func firstTables(in run: SpanRun) throws(ReclaimError) -> SpanRun? {
-        model.firstTables(in: run)
+    public func firstTables(
+        in run: SpanRun, atMost limit: Int
+    ) throws(ReclaimError) -> SpanRun? {
+        model.firstTables(in: run, atMost: limit)
     }
     public func hidesTables(at address: UInt) throws(ReclaimError) -> Bool {
         model.hidesTables(at: address)

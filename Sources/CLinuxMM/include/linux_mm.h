@@ -294,17 +294,18 @@ bool ptreclaim_probe_pagemap_scan(int pagemap_fd);
 /// Finds the lowest page of `start ..< end` whose entry is not none: a page, the zero page, a swap
 /// entry, a marker. Returns 1 and sets `*page`, 0 where there is none, or -errno.
 ///
-/// Costs next to nothing for holes with PAGEMAP_SCAN, 2 us for each 2 MiB without it.
+/// Costs 1 us for each empty table with PAGEMAP_SCAN; without it 2 us for each 2 MiB.
 long ptreclaim_first_populated(
     int pagemap_fd, bool has_scan, uintptr_t start, uintptr_t end, uintptr_t *page);
 
-/// Finds the lowest run of 2 MiB spans in `start ..< end`, both span-aligned, that have a PTE
-/// table. Returns 1 and sets `*first` and `*last` (one past it), 0 where there is none, or -errno.
-/// Needs PAGEMAP_SCAN.
+/// Finds the lowest run, of `at_most` at most, of 2 MiB spans in `start ..< end`, both span-aligned,
+/// that have a PTE table. Returns 1 and sets `*first` and `*last` (one past it), 0 where there is
+/// none, or -errno. Needs PAGEMAP_SCAN. Holes of any size cost next to nothing.
 ///
 /// PAGE_IS_WRITTEN is set for a none entry inside an existing table and not for a missing table.
 long ptreclaim_first_tables(
-    int pagemap_fd, uintptr_t start, uintptr_t end, uintptr_t *first, uintptr_t *last);
+    int pagemap_fd, uintptr_t start, uintptr_t end, size_t at_most, uintptr_t *first,
+    uintptr_t *last);
 
 // ---- looking at mappings ----------------------------------------------------------------------
 
