@@ -7,12 +7,18 @@ import TestSupport
 import Testing
 
 /// What a suite is run for.
-struct LawCase: CustomTestStringConvertible, Sendable {
+struct LawCase: CustomTestStringConvertible, Codable, Sendable {
     let memory: PlayMemory
-    let access: ReclaimAccess
+    private let isOwned: Bool
+    var access: ReclaimAccess { isOwned ? .owned : .shared }
+
+    init(_ memory: PlayMemory, _ access: ReclaimAccess) {
+        self.memory = memory
+        self.isOwned = access == .owned
+    }
 
     static let all = PlayMemory.allCases.flatMap { memory in
-        [ReclaimAccess.owned, .shared].map { LawCase(memory: memory, access: $0) }
+        [ReclaimAccess.owned, .shared].map { LawCase(memory, $0) }
     }
     var testDescription: String { "\(memory), .\(access)" }
 }
@@ -70,7 +76,7 @@ struct LawCase: CustomTestStringConvertible, Sendable {
         }
     }
 
-    private static func live(
+    static func live(
         _ law: LawCase, _ backend: Backend, isAlone: Bool
     ) -> LawSuite<LivePlayground> {
         LawSuite(law.memory, law.access) {

@@ -52,7 +52,7 @@ public protocol Playable: AddressSpace {
 }
 
 /// Kinds of memory to play with.
-public enum PlayMemory: CaseIterable, Equatable, Sendable {
+public enum PlayMemory: String, CaseIterable, Codable, Sendable {
     case anonymous
     /// A shared mapping of a memfd.
     case shared
@@ -127,6 +127,9 @@ extension [TableState] {
 public struct LawViolation: CustomStringConvertible, Sendable {
     public let law: String
     public let detail: String
+    /// Whether VmPTE told, which counts every table of the process: a heap that grows or shrinks
+    /// at this moment shows too.
+    fileprivate var isToldByVmPTE = false
     public var description: String { "\(law): \(detail)" }
 }
 
@@ -167,31 +170,51 @@ public struct LawSuite<Space: Playable> {
         self.walk = walk
     }
 
-    /// Runs every scenario, each in a fresh space.
-    public func run() throws -> LawRun {
+    /// Runs every scenario, or those that are named, each in a fresh space.
+    public func run(only names: [String]? = nil) throws -> LawRun {
         var run = LawRun()
-        for scenario in Scenario.all(memory) {
-            let space = try makeSpace()
-            if let reason = reasonToSkip(scenario, space) {
+        let scenarios = Scenario.all(memory).filter { names?.contains($0.name) ?? true }
+        precondition(names.map { $0.count == scenarios.count } ?? true, "no such scenario")
+        for scenario in scenarios {
+            if let reason = reasonToSkip(scenario, try makeSpace()) {
                 run.skipped.append("\(scenario.name): \(reason)")
                 continue
             }
-            do {
-                let contents = try prepare(scenario, space)
-                run.violations += try check(scenario, space, contents)
-                run.played.append(scenario.name)
-                try space.unmap(space.window)
-            } catch let error as PlayError {
-                run.violations.append(
-                    LawViolation(
-                        law: "the scenario can be played",
-                        detail: "\(scenario.name): errno \(error.errno)"))
+            run.played.append(scenario.name)
+            // What only VmPTE tells must be wrong each time.
+            var violations: [LawViolation] = []
+            for _ in 0..<3 {
+                violations = try play(scenario)
+                if violations.contains(where: { !$0.isToldByVmPTE }) || violations.isEmpty { break }
             }
+            run.violations += violations
         }
         return run
     }
 
     public func violations() throws -> [LawViolation] { try run().violations }
+
+    /// Why the space cannot play the scenario of this name; nil: it can.
+    public func reasonToSkip(_ name: String) throws -> String? {
+        let space = try makeSpace()
+        return Scenario.all(memory).first { $0.name == name }.flatMap { reasonToSkip($0, space) }
+    }
+
+    private func play(_ scenario: Scenario) throws -> [LawViolation] {
+        let space = try makeSpace()
+        do {
+            let contents = try prepare(scenario, space)
+            let violations = try check(scenario, space, contents)
+            try space.unmap(space.window)
+            return violations
+        } catch let error as PlayError {
+            return [
+                LawViolation(
+                    law: "the scenario can be played",
+                    detail: "\(scenario.name): errno \(error.errno)")
+            ]
+        }
+    }
 
     private func reasonToSkip(_ scenario: Scenario, _ space: Space) -> String? {
         for keeper in scenario.keepers {
@@ -577,9 +600,15 @@ extension LawSuite {
         _ scenario: Scenario, _ space: Space, _ contents: [Int: UInt8]
     ) throws -> [LawViolation] {
         var violations: [LawViolation] = []
-        func expect(_ law: String, _ holds: Bool, _ detail: @autoclosure () -> String) {
+        func expect(
+            _ law: String, _ holds: Bool, _ detail: @autoclosure () -> String,
+            byVmPTE isToldByVmPTE: Bool = false
+        ) {
             guard !holds else { return }
-            violations.append(LawViolation(law: law, detail: "\(scenario.name): \(detail())"))
+            violations.append(
+                LawViolation(
+                    law: law, detail: "\(scenario.name): \(detail())",
+                    isToldByVmPTE: isToldByVmPTE))
         }
         let range = space.pages(scenario.range)
         let expected = expectation(scenario, space)
@@ -587,6 +616,7 @@ extension LawSuite {
         expect(
             "the scenario is what it says", before.agree(with: expected.before),
             "\(before.picture), not \(expected.before)")
+        let isHidden = expected.hidden > 0
         let vmPTEBefore = space.vmPTEByteCount()
 
         let report = try walk(space, range, access)
@@ -600,7 +630,7 @@ extension LawSuite {
             "\(report.tablesExamined) of \(range.wholeSpans.count)")
         expect(
             "counts what it freed", report.tablesFreed == expected.freed,
-            "\(report.tablesFreed), not \(expected.freed)")
+            "\(report.tablesFreed), not \(expected.freed)", byVmPTE: isHidden)
         let kept = KeptReason.allCases.filter { $0 != .partial }.reduce(0) {
             $0 + report.kept[$1]
         }
@@ -611,26 +641,28 @@ extension LawSuite {
             let count = expected.kept[reason, default: 0]
             expect(
                 "kept for the right reason", report.kept[reason] == count,
-                "\(reason): \(report.kept[reason]), not \(count)")
+                "\(reason): \(report.kept[reason]), not \(count)", byVmPTE: isHidden)
         }
         if space.isAlone, let vmPTEBefore, let vmPTEAfter {
             let freed = UInt(expected.tables) * PageGeometry.pageByteCount
             expect(
                 "VmPTE falls by one page a table", vmPTEBefore == vmPTEAfter + freed,
-                "\(vmPTEBefore) to \(vmPTEAfter), not by \(freed)")
+                "\(vmPTEBefore) to \(vmPTEAfter), not by \(freed)", byVmPTE: true)
             expect(
                 "the report tells VmPTE before and after",
                 report.vmPTEBefore == vmPTEBefore && report.vmPTEAfter == vmPTEAfter,
                 "\(report.vmPTEBefore ?? 0) to \(report.vmPTEAfter ?? 0),"
-                    + " not \(vmPTEBefore) to \(vmPTEAfter)")
+                    + " not \(vmPTEBefore) to \(vmPTEAfter)", byVmPTE: true)
         }
 
         let again = try walk(space, range, access)
-        expect("a second walk frees nothing", again.tablesFreed == 0, "\(again.tablesFreed)")
+        expect(
+            "a second walk frees nothing", again.tablesFreed == 0, "\(again.tablesFreed)",
+            byVmPTE: isHidden)
         expect(
             "a second walk finds what was freed absent",
             again.kept[.absent] == report.kept[.absent] + report.tablesFreed,
-            "\(again.kept[.absent])")
+            "\(again.kept[.absent])", byVmPTE: isHidden)
         let last = try space.states()
         expect(
             "a second walk changes nothing", last.picture == found.picture,
