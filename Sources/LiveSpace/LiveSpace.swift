@@ -212,7 +212,9 @@ extension LiveSpace {
         fence.how = UInt32(PTRECLAIM_FENCED_DONTNEED.rawValue)
         if backend != .dontneed {
             // Behind a fence mremap moves entries one by one and leaves the table.
-            guard let plain = plainMapping(at: run.start, mapping) else { return .losesAttributes }
+            guard let plain = plainMapping(at: run.start, mapping) else {
+                return registration(at: run.start) ?? .losesAttributes
+            }
             fence.how = UInt32(PTRECLAIM_FENCED_MAPFIXED.rawValue)
             fence.protection = plain.protection
             fence.is_noreserve = plain.isNoReserve
@@ -221,16 +223,22 @@ extension LiveSpace {
         unsafe service.pointee.userfaultfd = fence.userfaultfd
         guard result < 0 else { return nil }
         switch Int32(-result) {
-        case EBUSY:
-            let flags = ptreclaim_vma_flags(run.start)
-            let isWriteProtect =
-                flags >= 0 && flags & Int(PTRECLAIM_VMA_WRITE_PROTECT_REGISTERED) != 0
-            return isWriteProtect ? .writeProtectRegistered : .registered
+        case EBUSY: return registration(at: run.start) ?? .registered
         case ENOMEM: return .tooManyMappings
         case EINVAL: return .specialVMA
         case EAGAIN: return .forking
         default: return .fenceUnavailable
         }
+    }
+
+    /// Whether another userfaultfd has the VMA at `address`, and for what.
+    private func registration(at address: UInt) -> KeptReason? {
+        let flags = ptreclaim_vma_flags(address)
+        guard flags >= 0 else { return nil }
+        if flags & Int(PTRECLAIM_VMA_WRITE_PROTECT_REGISTERED) != 0 {
+            return .writeProtectRegistered
+        }
+        return flags & Int(PTRECLAIM_VMA_REGISTERED) != 0 ? .registered : nil
     }
 
     private struct PlainMapping {
