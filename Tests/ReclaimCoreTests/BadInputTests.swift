@@ -377,6 +377,28 @@ struct BadInputTests {
         }
     }
 
+    /// What user space cannot fence, or must not discard, by a decision of its own.
+    @Test(
+        .enabled(if: Weather.canSeal, "needs mseal, Linux 6.10"), arguments: Weather.accesses)
+    func sealedMemoryIsLeftToTheKernel(access: Access) throws {
+        // Sealed while it can be written: discarding is allowed. It stays mapped for ever.
+        let writable = TestMemory(1)
+        try writable.map()
+        try writable.makeEmptyTables()
+        try check(writable.seal())
+        #expect(try ptReclaim(range: writable.range, access: access).told == ["freed": 1])
+        #expect(writable.changedBytes() == [])
+        // Sealed read-only: it is not, and the fence lets go of it.
+        let readOnly = TestMemory(1)
+        try readOnly.map()
+        try readOnly.makeEmptyTables()
+        try readOnly.protect(nil, PROT_READ)
+        try check(readOnly.seal())
+        #expect(try ptReclaim(range: readOnly.range, access: access).told == ["backendFailed": 1])
+        #expect(try readOnly.states() == [.empty])
+        #expect(readOnly.changedBytes() == [])
+    }
+
     @Test(
         .enabled(if: Weather.canDrop, "needs MAP_DROPPABLE, Linux 6.11"),
         arguments: Weather.accesses)
