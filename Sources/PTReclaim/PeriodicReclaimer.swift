@@ -163,7 +163,8 @@ public actor PeriodicReclaimer<C: Clock> where C.Duration == Duration {
             pass.add(report, isFirstOfRange: entry.position == entry.range.start)
             position = report.resumeAddress ?? position
         } catch {
-            pass.failures.append(ReclaimPass.Failure(registration: entry.registration, error: error))
+            pass.failures.append(
+                ReclaimPass.Failure(registration: entry.registration, error: error))
         }
         let isDone = position == entry.range.start
         entries[index].position = position
