@@ -35,8 +35,8 @@ enum ShimBuild {
         try files.createDirectory(
             at: package.appending(path: "Sources"), withIntermediateDirectories: true)
         for directory in [
-            "Shim", "Sources/CLinuxMM", "Sources/CStatsPage", "Sources/ReclaimCore",
-            "Sources/LiveSpace",
+            "Shim", "Sources/CLinuxMM", "Sources/CStatsPage", "Sources/CReclaim",
+            "Sources/ReclaimCore", "Sources/LiveSpace",
         ] {
             try files.copyItem(
                 at: PackageFiles.root.appending(path: directory),
@@ -100,7 +100,7 @@ enum ShimBuild {
                 ],
                 targets: [
             \(try part(from: "// What Linux offers", upTo: ".systemLibrary("))
-            \(try part(from: "// The preload library.", upTo: "// Proof."))
+            \(try part(from: "// The libraries for any program", upTo: "// Proof."))
                 ],
                 swiftLanguageModes: [.v6],
                 cLanguageStandard: .c17
