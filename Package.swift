@@ -40,6 +40,8 @@ func libraryLinkerSettings(exporting list: String) -> [LinkerSetting] {
         .unsafeFlags([
             "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/\(list)",
             "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "now",
+            // Hooks and a thread point into the library for as long as the process lives.
+            "-Xlinker", "-z", "-Xlinker", "nodelete",
         ])
     ]
 }
@@ -112,6 +114,10 @@ let package = Package(
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
                 .product(name: "TextTable", package: "TextTable"),
             ], path: "Benchmarks/Harness", swiftSettings: hostSettings),
+        // Built in release mode by the harness: it measures the call beside its system calls.
+        .executableTarget(
+            name: "call-cost", dependencies: ["PTReclaim", "LiveSpace", "ReclaimCore", "CLinuxMM"],
+            path: "Benchmarks/Call", swiftSettings: hostSettings),
         // The churn and the torture run inside jemalloc, in C, so that nothing but the allocator
         // is measured and every byte that changes is the shim's fault.
         .executableTarget(

@@ -115,19 +115,11 @@ func decimal(_ value: Double, _ digits: Int) -> String {
     String(format: "%.\(digits)f", value)
 }
 
-/// The keys are those of `ptreclaim inspect --json`; what is unknown is null, never left out.
+/// A census, and what the work took; what is unknown is null, never left out.
 extension Measurement: Encodable {
     private enum Key: String, CodingKey {
-        case step, server, command
-        case pid
+        case step, server
         case isAllDeleted = "all_deleted"
-        case vmPTE = "vm_pte_bytes"
-        case needed = "needed_bytes"
-        case waste = "waste_bytes"
-        case wastePercent = "waste_percent"
-        case tables
-        case live, empty, reclaimable
-        case pmdPUD = "pmd_pud_bytes"
         case rss = "rss_bytes"
         case vmas
         case peakVMAs = "vmas_max"
@@ -140,21 +132,11 @@ extension Measurement: Encodable {
     }
 
     func encode(to encoder: any Encoder) throws {
+        try census.encode(to: encoder)
         var row = encoder.container(keyedBy: Key.self)
         try row.encode(step, forKey: .step)
         try row.encode(configuration.rawValue, forKey: .server)
-        try row.encode(census.command, forKey: .command)
-        try row.encode(census.pid, forKey: .pid)
         try row.encode(isAllDeleted, forKey: .isAllDeleted)
-        try row.encode(census.vmPTEByteCount, forKey: .vmPTE)
-        try row.encode(census.neededByteCount, forKey: .needed)
-        try row.encode(census.wasteByteCount, forKey: .waste)
-        try row.encode(census.wastePercent, forKey: .wastePercent)
-        var tables = row.nestedContainer(keyedBy: Key.self, forKey: .tables)
-        try tables.encode(census.tables.live, forKey: .live)
-        try tables.encode(census.tables.empty, forKey: .empty)
-        try tables.encode(census.tables.reclaimable, forKey: .reclaimable)
-        try row.encode(census.pmdPUDByteCount, forKey: .pmdPUD)
         try row.encode(rssByteCount, forKey: .rss)
         try row.encode(vmaCount, forKey: .vmas)
         try row.encode(peakVMACount, forKey: .peakVMAs)

@@ -41,7 +41,7 @@ struct Shim {
     }
 
     /// Returns the directory with the products.
-    private static func build(product: String, what: String) throws -> URL {
+    static func build(product: String, what: String) throws -> URL {
         let arguments = [
             "swift", "build", "-c", "release", "--package-path", packageRoot.path,
             "--scratch-path", scratch.path, "--product", product,

@@ -148,9 +148,9 @@ long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintp
             ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_UNREGISTER, &range);
         // UNREGISTER wakes before it takes the VMA's lock, so a fault can queue behind that wake.
         long woken = ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_WAKE, &range);
-        if (unregistered < 0 || woken < 0) {
-            // Closing unregisters and wakes all, where nobody else holds the descriptor: hence
-            // the service thread's own table.
+        if (result < 0 || unregistered < 0 || woken < 0) {
+            // Something is not as it should be: start afresh. Closing unregisters and wakes all,
+            // where nobody else holds the descriptor: hence the service thread's own table.
             ptreclaim_close(fence->userfaultfd);
             fence->userfaultfd = -1;
             fence->is_broken = true;

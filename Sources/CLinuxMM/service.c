@@ -7,6 +7,7 @@
 #include "live_state.h"
 
 #include <pthread.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 // All that fork must not hand down stands in the wiped page; these two are set by the caller that
@@ -53,6 +54,7 @@ static int take_own_descriptor_table(void) {
 static void *serve(void *argument) {
     struct ptreclaim_wiped_on_fork *wiped = argument;
     ptreclaim_set_signal_mask(all_but_glibcs);
+    ptreclaim_syscall(SYS_prctl, PR_SET_NAME, (long)"ptreclaim", 0, 0, 0, 0);
     int error = take_own_descriptor_table();
     struct ptreclaim_service service = {.pagemap = -1, .maps = -1, .userfaultfd = -1};
     __atomic_store_n(&wiped->service_request, IDLE, __ATOMIC_RELAXED);

@@ -218,9 +218,10 @@ struct flags_context {
 };
 
 static long flag_of(const char *two) {
-    // What mmap(2) of readable, writable private memory gives, softdirty (sd), and the
-    // permissions, which a replacement gets too.
-    static const char usual[] = "rd wr ex mr mw me ac sd ";
+    // What mmap(2) of readable, writable private memory gives, softdirty (sd), the permissions,
+    // which a replacement gets too, and gu: guards were installed somewhere in the VMA. They are
+    // entries, so none is in a table that is freed.
+    static const char usual[] = "rd wr ex mr mw me ac sd gu ";
     for (const char *known = usual; *known; known += 3) {
         if (two[0] == known[0] && two[1] == known[1]) {
             return 0;

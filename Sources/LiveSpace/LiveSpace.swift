@@ -117,11 +117,14 @@ extension LiveSpace {
         return try wasFound(found, range) ? page : nil
     }
 
-    public func firstTables(in run: SpanRun) throws(ReclaimError) -> SpanRun? {
-        guard showsTables else { return run }
+    public func firstTables(
+        in run: SpanRun, atMost limit: Int
+    ) throws(ReclaimError) -> SpanRun? {
+        guard showsTables else { return run.prefix(limit) }
         var start: UInt = 0
         var end: UInt = 0
-        let found = unsafe ptreclaim_first_tables(pagemap, run.start, run.end, &start, &end)
+        let found = unsafe ptreclaim_first_tables(
+            pagemap, run.start, run.end, limit, &start, &end)
         return try wasFound(found, run.range) ? run.prefix(upTo: end).suffix(from: start) : nil
     }
 
@@ -209,7 +212,9 @@ extension LiveSpace {
         fence.how = UInt32(PTRECLAIM_FENCED_DONTNEED.rawValue)
         if backend != .dontneed {
             // Behind a fence mremap moves entries one by one and leaves the table.
-            guard let plain = plainMapping(at: run.start, mapping) else { return .losesAttributes }
+            guard let plain = plainMapping(at: run.start, mapping) else {
+                return registration(at: run.start) ?? .losesAttributes
+            }
             fence.how = UInt32(PTRECLAIM_FENCED_MAPFIXED.rawValue)
             fence.protection = plain.protection
             fence.is_noreserve = plain.isNoReserve
@@ -218,16 +223,22 @@ extension LiveSpace {
         unsafe service.pointee.userfaultfd = fence.userfaultfd
         guard result < 0 else { return nil }
         switch Int32(-result) {
-        case EBUSY:
-            let flags = ptreclaim_vma_flags(run.start)
-            let isWriteProtect =
-                flags >= 0 && flags & Int(PTRECLAIM_VMA_WRITE_PROTECT_REGISTERED) != 0
-            return isWriteProtect ? .writeProtectRegistered : .registered
+        case EBUSY: return registration(at: run.start) ?? .registered
         case ENOMEM: return .tooManyMappings
         case EINVAL: return .specialVMA
         case EAGAIN: return .forking
         default: return .fenceUnavailable
         }
+    }
+
+    /// Whether another userfaultfd has the VMA at `address`, and for what.
+    private func registration(at address: UInt) -> KeptReason? {
+        let flags = ptreclaim_vma_flags(address)
+        guard flags >= 0 else { return nil }
+        if flags & Int(PTRECLAIM_VMA_WRITE_PROTECT_REGISTERED) != 0 {
+            return .writeProtectRegistered
+        }
+        return flags & Int(PTRECLAIM_VMA_REGISTERED) != 0 ? .registered : nil
     }
 
     private struct PlainMapping {
@@ -264,7 +275,7 @@ extension LiveSpace {
         guard let scratch = ScratchSpans.claim() else { return EBUSY }
         defer { ScratchSpans.release(scratch) }
         if let errno = Syscalls.moveTable(from: span, to: scratch.span) { return errno }
-        return Syscalls.mapOver(scratch.span.range, protection: Syscalls.noAccess)
+        return Syscalls.coverScratch(scratch.span.range)
     }
 
     /// From 6.17 on mremap moves across VMAs; before, it refuses by itself (EFAULT).

@@ -49,8 +49,8 @@ public enum ReclaimCall {
         guard start & mask == 0, start <= end, !overflow, sum & ~mask <= PageGeometry.userSpaceEnd
         else {
             throw ReclaimError(
-                .invalidRange, errno: EINVAL, range: AddressRange(start: start, end: max(start, end))
-            )
+                .invalidRange, errno: EINVAL,
+                range: AddressRange(start: start, end: max(start, end)))
         }
         return AddressRange(start: start, end: sum & ~mask)
     }
@@ -77,14 +77,13 @@ private struct Job {
     }
 
     mutating func runOnServiceThread() {
-        let job: @convention(c) (UnsafeMutableRawPointer, UnsafeMutablePointer<ptreclaim_service>)
-            -> Void = { context, service in
-                // Sound: the caller waits, and so keeps the job alive and to ourselves.
-                unsafe context.assumingMemoryBound(to: Job.self).pointee.run(with: service)
-            }
         while true {
             let error = unsafe withUnsafeMutablePointer(to: &self) {
-                unsafe ptreclaim_service_run(job, $0)
+                unsafe ptreclaim_service_run(
+                    { context, service in
+                        // Sound: the caller waits, and so keeps the job alive and to ourselves.
+                        unsafe context.assumingMemoryBound(to: Job.self).pointee.run(with: service)
+                    }, $0)
             }
             switch -error {
             case 0: return

@@ -41,6 +41,15 @@ enum Syscalls {
                 range.start, Int(range.byteCount), protection, privateAnonymous | fixed, -1, 0))
     }
 
+    /// Maps over a scratch span, so that it stays a VMA of its own between its neighbours, which
+    /// are mapped with MAP_NORESERVE: nothing to split and to merge at the next move.
+    static func coverScratch(_ range: AddressRange) -> Int32? {
+        let privateAnonymousFixed: Int32 = 0x32
+        return errno(
+            of: ptreclaim_mmap(
+                range.start, Int(range.byteCount), noAccess, privateAnonymousFixed, -1, 0))
+    }
+
     /// New private anonymous memory anywhere; nil where there is none.
     static func mapAnywhere(byteCount: UInt, protection: Int32) -> AddressRange? {
         let result = ptreclaim_mmap(0, Int(byteCount), protection, privateAnonymous, -1, 0)

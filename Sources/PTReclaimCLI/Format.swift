@@ -64,55 +64,18 @@ enum Format {
     private static func hexadecimal(_ value: UInt) -> String { String(value, radix: 16) }
 }
 
-/// Schema ptreclaim.inspect/1. Unknown is null, never a missing key.
+/// Schema ptreclaim.inspect/1: a census with a name for its form.
 struct CensusJSON: Encodable {
     private let census: PageTableCensus
 
     init(_ census: PageTableCensus) { self.census = census }
 
-    private enum Key: String, CodingKey {
-        case schema, pid, command, tables, worst
-        case vmPTE = "vm_pte_bytes"
-        case needed = "needed_bytes"
-        case waste = "waste_bytes"
-        case wastePercent = "waste_percent"
-        case pmdPUD = "pmd_pud_bytes"
-    }
-
-    private enum TableKey: String, CodingKey { case live, empty, reclaimable }
-
-    private struct Range: Encodable {
-        let start: String
-        let end: String
-        let emptyTables: Int
-        let name: String
-
-        private enum CodingKeys: String, CodingKey {
-            case start, end, name
-            case emptyTables = "empty_tables"
-        }
-    }
+    private enum Key: CodingKey { case schema }
 
     func encode(to encoder: any Encoder) throws {
         var object = encoder.container(keyedBy: Key.self)
         try object.encode("ptreclaim.inspect/1", forKey: .schema)
-        try object.encode(census.pid, forKey: .pid)
-        try object.encode(census.command, forKey: .command)
-        try object.encode(census.vmPTEByteCount, forKey: .vmPTE)
-        try object.encode(census.neededByteCount, forKey: .needed)
-        try object.encode(census.wasteByteCount, forKey: .waste)
-        try object.encode(census.wastePercent, forKey: .wastePercent)
-        try object.encode(census.pmdPUDByteCount, forKey: .pmdPUD)
-        var tables = object.nestedContainer(keyedBy: TableKey.self, forKey: .tables)
-        try tables.encode(census.tables.live, forKey: .live)
-        try tables.encode(census.tables.empty, forKey: .empty)
-        try tables.encode(census.tables.reclaimable, forKey: .reclaimable)
-        let worst = census.worst.map {
-            Range(
-                start: "0x" + String($0.start, radix: 16), end: "0x" + String($0.end, radix: 16),
-                emptyTables: $0.emptyTables, name: $0.name)
-        }
-        try object.encode(worst, forKey: .worst)
+        try census.encode(to: encoder)
     }
 }
 

@@ -5,58 +5,128 @@ internal import ReclaimCore
 // MARK: - What instructions do
 
 extension ModelSpace {
-    /// Reads one byte; a page that does not exist becomes the zero page.
+    /// Reads one byte; what is not there is mapped, and in files what lies around it.
     /// - Parameter address: need not be aligned.
-    /// - Throws: EFAULT, where a program gets SIGSEGV; EAGAIN at a uffd-wp marker.
+    /// - Throws: EFAULT, where a program gets SIGSEGV; EAGAIN where a userfaultfd handler would
+    ///   have to bring the page.
     /// The corresponding kernel function is `handle_mm_fault`.
     public func read(at address: UInt) throws(ModelError) -> UInt8 {
-        let kind = try accessibleKind(at: address)
-        switch (entry(at: address), kind) {
-        case (.uffdWPMarker, _): throw .wouldBlock
-        case (.guardMarker, _): throw .fault
-        case (_, .shared(let file)):
-            let contents = cached(file, address)
+        let vma = try accessibleVMA(at: address)
+        switch entry(at: address) {
+        case .guardMarker: throw .fault
+        case .zeroPage: return 0
+        case .present(let contents):
+            guard case .shared(let file) = vma.kind else { return contents }
+            return cached(file, address) ?? 0
+        case .swap(let contents):
             set(.present(contents: contents), at: address)
             return contents
-        case (.present(let contents), _): return contents
-        case (.swap(let contents), _):
-            set(.present(contents: contents), at: address)
-            return contents
-        case (nil, .privateFile(let file)):
-            let contents = cached(file, address)
-            set(.present(contents: contents), at: address)
-            return contents
-        case (nil, _), (.zeroPage, _):
-            set(.zeroPage, at: address)
-            return 0
+        case nil, .uffdWPMarker: return try mapForReading(address, vma)
         }
     }
 
     /// Writes one byte; it stands for the contents of its page.
     /// - Parameter address: need not be aligned.
-    /// - Throws: EFAULT, where a program gets SIGSEGV; EAGAIN at a uffd-wp marker.
+    /// - Throws: EFAULT, where a program gets SIGSEGV; EAGAIN where a userfaultfd handler would
+    ///   have to bring the page or let the write pass.
     public func write(_ byte: UInt8, at address: UInt) throws(ModelError) {
-        let kind = try accessibleKind(at: address)
-        switch entry(at: address) {
-        case .uffdWPMarker: throw .wouldBlock
+        let vma = try accessibleVMA(at: address)
+        let entry = entry(at: address)
+        let isProtected = entry == .uffdWPMarker || isWriteProtected(address)
+        if isProtected, vma.attributes.contains(.writeProtectRegistered) { throw .wouldBlock }
+        switch entry {
         case .guardMarker: throw .fault
-        case nil, .present, .zeroPage, .swap: break
+        case nil, .uffdWPMarker: try checkIsNotMissing(address, vma)
+        case .present, .zeroPage, .swap: break
         }
-        if case .shared(let file) = kind {
-            pageCache[file, default: [:]][Self.page(of: address)] = byte
-        } else {
+        switch vma.kind {
+        case .shared(let file): pageCache[file, default: [:]][Self.page(of: address)] = byte
+        case .privateFile(let file):
+            // The copy is made of a page of the file, which a hole gets then.
+            if entry == nil || entry == .uffdWPMarker, cached(file, address) == nil {
+                pageCache[file, default: [:]][Self.page(of: address)] = 0
+            }
             prepareAnonVMA(at: address)
+        case .anonymousPrivate, .special: prepareAnonVMA(at: address)
         }
         set(.present(contents: byte), at: address)
+        setWriteProtected(false, address)
     }
 
-    private func accessibleKind(at address: UInt) throws(ModelError) -> VMA.Kind {
-        guard let kind = vma(covering: address)?.kind, kind != .special else { throw .fault }
-        return kind
+    /// Writes one byte into a file, past every mapping of it.
+    /// - Precondition: no page that was read through a private mapping shows it.
+    /// The corresponding kernel call is `pwrite`.
+    public func writeFile(_ file: Int, _ byte: UInt8, at address: UInt) {
+        pageCache[file, default: [:]][Self.page(of: address)] = byte
     }
 
-    private func cached(_ file: Int, _ address: UInt) -> UInt8 {
-        pageCache[file]?[Self.page(of: address)] ?? 0
+    /// The corresponding kernel functions are `do_anonymous_page` and `do_read_fault`.
+    private func mapForReading(_ address: UInt, _ vma: VMA) throws(ModelError) -> UInt8 {
+        let staysProtected =
+            entry(at: address) == .uffdWPMarker
+            && vma.attributes.contains(.writeProtectRegistered)
+        try checkIsNotMissing(address, vma)
+        var contents: UInt8 = 0
+        switch vma.kind {
+        case .anonymousPrivate, .special: set(.zeroPage, at: address)
+        case .shared(let file), .privateFile(let file):
+            if !vma.attributes.contains(.writeProtectRegistered) {
+                mapWhatIsCached(around: address, vma, file)
+            }
+            contents = cached(file, address) ?? 0
+            pageCache[file, default: [:]][Self.page(of: address)] = contents
+            set(.present(contents: contents), at: address)
+        }
+        setWriteProtected(staysProtected, address)
+        return contents
+    }
+
+    /// Maps the pages of the file around `address`, 64 KiB at most, that are in the page cache,
+    /// where nothing is mapped yet, as far as the VMA and the table reach.
+    /// The corresponding kernel function is `do_fault_around`.
+    private func mapWhatIsCached(around address: UInt, _ vma: VMA, _ file: Int) {
+        let window = 16 * PageGeometry.pageByteCount
+        let span = Span(containing: address)
+        let lowest = max(address & ~(window - 1), vma.start)
+        let highest = min(lowest + window, span.end, vma.end)
+        for page in Self.pages(of: AddressRange(start: lowest, end: highest))
+        where entry(at: page) == nil {
+            if let contents = cached(file, page) { set(.present(contents: contents), at: page) }
+        }
+    }
+
+    private func checkIsNotMissing(_ address: UInt, _ vma: VMA) throws(ModelError) {
+        guard vma.attributes.contains(.missingRegistered) else { return }
+        switch vma.kind {
+        case .anonymousPrivate, .special: throw .wouldBlock
+        case .shared(let file), .privateFile(let file):
+            if cached(file, address) == nil { throw .wouldBlock }
+        }
+    }
+
+    private func accessibleVMA(at address: UInt) throws(ModelError) -> VMA {
+        guard let vma = vma(covering: address), vma.kind != .special else { throw .fault }
+        return vma
+    }
+
+    /// Nil where the file has a hole.
+    private func cached(_ file: Int, _ address: UInt) -> UInt8? {
+        pageCache[file]?[Self.page(of: address)]
+    }
+
+    private func isWriteProtected(_ address: UInt) -> Bool {
+        pteTables[Span(containing: address).start]?.writeProtected
+            .contains(Self.entryIndex(of: address)) == true
+    }
+
+    func setWriteProtected(_ isProtected: Bool, _ address: UInt) {
+        let span = Span(containing: address).start
+        let index = Self.entryIndex(of: address)
+        if isProtected {
+            pteTables[span]?.writeProtected.insert(index)
+        } else {
+            pteTables[span]?.writeProtected.remove(index)
+        }
     }
 
     private static func page(of address: UInt) -> UInt { address / PageGeometry.pageByteCount }

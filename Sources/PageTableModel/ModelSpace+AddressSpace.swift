@@ -39,14 +39,14 @@ extension ModelSpace: AddressSpace {
         .filter { range.start <= $0 && $0 < range.end }.min()
     }
 
-    public func firstTables(in run: SpanRun) -> SpanRun? {
-        guard showsTables else { return run }
+    public func firstTables(in run: SpanRun, atMost limit: Int) -> SpanRun? {
+        guard showsTables else { return run.prefix(limit) }
         let seen = (0..<run.count).map { index in
             pteTables[run[index].start] != nil || hidesTables(at: run[index].start)
         }
         guard let first = seen.firstIndex(of: true) else { return nil }
         let last = seen[first...].firstIndex(of: false) ?? run.count
-        return run.prefix(last).suffix(from: run[first].start)
+        return run.prefix(min(last, first + limit)).suffix(from: run[first].start)
     }
 
     public func hidesTables(at address: UInt) -> Bool {
@@ -73,17 +73,20 @@ extension ModelSpace: AddressSpace {
 
     private func freeBehindFence(_ run: SpanRun, _ attributes: VMA.Attributes) -> KeptReason? {
         guard fenceIsAvailable else { return .fenceUnavailable }
-        if backend != .dontneed, !attributes.isEmpty { return .losesAttributes }
         if attributes.contains(.writeProtectRegistered) { return .writeProtectRegistered }
         if attributes.contains(.missingRegistered) { return .registered }
+        if backend != .dontneed, !attributes.isEmpty { return .losesAttributes }
         beforeFence?()
         do {
-            for index in 0..<run.count where firstPopulatedPage(in: run[index].range) == nil {
-                if backend == .dontneed {
-                    try dontneedLocked(run[index].range)
-                } else {
-                    try mmap(run[index].range)
+            var start = run.start
+            while start < run.end {
+                let rest = AddressRange(start: start, end: run.end)
+                let stop = firstPopulatedPage(in: rest).map { Span(containing: $0).start }
+                let empty = AddressRange(start: start, end: stop ?? run.end)
+                if !empty.isEmpty {
+                    if backend == .dontneed { try dontneedLocked(empty) } else { try mmap(empty) }
                 }
+                start = empty.end + PageGeometry.spanByteCount
             }
             return nil
         } catch {
@@ -126,7 +129,12 @@ extension ModelSpace: AddressSpace {
             vmas[index].range.contains(span.range)
         else { throw .fault }
         guard vmas[index].kind != .special else { throw .invalid }
-        pteTables[span.start] = nil
+        // A userfaultfd that asked for no events of mremap: entries move one by one.
+        if vmas[index].attributes.isDisjoint(with: [.missingRegistered, .writeProtectRegistered]) {
+            pteTables[span.start] = nil
+        } else {
+            pteTables[span.start]?.clear(0..<PageGeometry.entriesPerTable)
+        }
         vmas[index].attributes.remove(.locked)
         // All its pages have moved away, so it is tied to nothing any more.
         if vmas[index].range == span.range { vmas[index].anonVMA = nil }

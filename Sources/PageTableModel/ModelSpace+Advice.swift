@@ -5,7 +5,7 @@ public import ReclaimCore
 // MARK: - madvise, swap, userfaultfd
 
 extension ModelSpace {
-    /// Zaps the pages of `range`. Guard markers stay.
+    /// Zaps the pages of `range`. Guard markers stay, and in files uffd-wp markers.
     ///
     ///     | partial |  span  |  span  | VMA || VMA |    a table goes where this call covers the
     ///               | freed  | freed  |  kept      |    whole span within one VMA, if all is none
@@ -29,7 +29,7 @@ extension ModelSpace {
                 throw .invalid
             }
             forEachTable(under: part) { _, indices, table in
-                table?.zap(indices)
+                table?.zap(indices, isAnonymous: vma.kind == .anonymousPrivate)
                 if profile.dontneedFreesTables, indices.count == PageGeometry.entriesPerTable,
                     table?.isAllNone == true
                 {
@@ -46,7 +46,10 @@ extension ModelSpace {
         try walkVMAs(range) { [self] vma, part throws(ModelError) in
             guard !vma.attributes.contains(.locked), vma.kind != .special else { throw .invalid }
             prepareAnonVMA(at: part.start)
-            for address in Self.pages(of: part) { set(.guardMarker, at: address) }
+            for address in Self.pages(of: part) {
+                set(.guardMarker, at: address)
+                setWriteProtected(false, address)
+            }
         }
     }
 
@@ -75,13 +78,48 @@ extension ModelSpace {
         }
     }
 
-    /// Puts a marker where `range` has no page; makes the tables that this needs.
-    /// - Throws: ENOMEM for a hole.
+    /// Protects the pages of `range` from being written, and puts a marker where there is none;
+    /// makes the tables that this needs.
+    /// - Throws: ENOENT at a VMA that is not registered for write protection; what lies before it
+    ///   is protected.
     /// The corresponding kernel call is `UFFDIO_WRITEPROTECT` with `UFFD_FEATURE_WP_UNPOPULATED`.
     public func writeProtectUnpopulated(_ range: AddressRange) throws(ModelError) {
-        guard isMapped(range) else { throw .noMemory }
-        for address in Self.pages(of: range) where entry(at: address) == nil {
-            set(.uffdWPMarker, at: address)
+        let parts = indices(overlapping: range).map { vmas[$0] }
+        guard !parts.isEmpty else { throw .notRegistered }
+        for vma in parts {
+            guard vma.attributes.contains(.writeProtectRegistered) else { throw .notRegistered }
+            let part = AddressRange(
+                start: max(range.start, vma.start), end: min(range.end, vma.end))
+            for address in Self.pages(of: part) {
+                switch entry(at: address) {
+                case nil, .uffdWPMarker: set(.uffdWPMarker, at: address)
+                case .guardMarker: break
+                case .present, .zeroPage, .swap: setWriteProtected(true, address)
+                }
+            }
+        }
+    }
+
+    /// Registers the mapped part of `range` with the program's own userfaultfd.
+    ///
+    /// What is registered in this way already stays as it is; a registration of another kind is
+    /// replaced.
+    /// - Throws: ENOMEM where nothing is mapped from `range.start` on, EINVAL where that is behind
+    ///   the range.
+    /// The corresponding kernel function is `userfaultfd_register`.
+    public func register(_ range: AddressRange, writeProtect: Bool) throws(ModelError) {
+        guard Self.isValid(range) else { throw .invalid }
+        guard firstIndex(endingAfter: range.start) != nil else { throw .noMemory }
+        guard !indices(overlapping: range).isEmpty else { throw .invalid }
+        let wanted: VMA.Attributes = writeProtect ? .writeProtectRegistered : .missingRegistered
+        for vma in indices(overlapping: range).map({ vmas[$0] })
+        where !vma.attributes.contains(wanted) {
+            let part = AddressRange(
+                start: max(range.start, vma.start), end: min(range.end, vma.end))
+            changeAttributes(of: part) { attributes in
+                attributes.subtract([.writeProtectRegistered, .missingRegistered])
+                attributes.formUnion(wanted)
+            }
         }
     }
 

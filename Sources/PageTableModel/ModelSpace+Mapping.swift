@@ -63,15 +63,16 @@ extension ModelSpace {
     ) throws(ModelError) {
         guard Self.isValid(range) else { throw .invalid }
         let hasHole = !isMapped(range)
-        for index in isolate(range) {
-            if isSet {
-                vmas[index].attributes.formUnion(attributes)
-            } else {
-                vmas[index].attributes.subtract(attributes)
-            }
+        changeAttributes(of: range) {
+            if isSet { $0.formUnion(attributes) } else { $0.subtract(attributes) }
         }
-        mergeNeighbours(around: range)
         if hasHole { throw .noMemory }
+    }
+
+    /// Changes attributes of the mapped part of `range`, and merges what has become alike.
+    func changeAttributes(of range: AddressRange, _ change: (inout VMA.Attributes) -> Void) {
+        for index in isolate(range) { change(&vmas[index].attributes) }
+        mergeNeighbours(around: range)
     }
 
     /// Makes every page of `range` present and keeps it there.

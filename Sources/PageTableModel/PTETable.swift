@@ -22,16 +22,29 @@ public struct PTETable: Equatable, Sendable {
     /// All 512 entries are `pte_none`.
     public var isAllNone: Bool { entries.isEmpty }
 
-    /// What `MADV_DONTNEED` does to `indices`: everything goes but guard markers.
+    /// Whether a write to the page of `index` waits for a userfaultfd handler. A marker says so by
+    /// itself.
+    public internal(set) var writeProtected: Set<Int> = []
+
+    /// What `MADV_DONTNEED` does to `indices`: everything goes but guard markers and, in memory
+    /// that is not anonymous, the write protection: it becomes a marker or stays one.
     /// The corresponding kernel function is `zap_pte_range`.
-    mutating func zap(_ indices: Range<Int>) {
-        entries = entries.filter { index, entry in
-            !indices.contains(index) || entry == .guardMarker
+    mutating func zap(_ indices: Range<Int>, isAnonymous: Bool) {
+        for index in entries.keys where indices.contains(index) {
+            switch entries[index] {
+            case .guardMarker: break
+            case .uffdWPMarker where !isAnonymous: break
+            case .some where !isAnonymous && writeProtected.contains(index):
+                entries[index] = .uffdWPMarker
+            default: entries[index] = nil
+            }
         }
+        writeProtected.subtract(indices)
     }
 
     /// What munmap does to `indices`.
     mutating func clear(_ indices: Range<Int>) {
         entries = entries.filter { index, _ in !indices.contains(index) }
+        writeProtected.subtract(indices)
     }
 }

@@ -76,10 +76,10 @@ public protocol AddressSpace {
     /// The lowest page of `range` whose entry is not none, or nil.
     func firstPopulatedPage(in range: AddressRange) throws(ReclaimError) -> UInt?
 
-    /// The lowest run of spans in `run` that have a table; all of `run` where the kernel does not
-    /// show tables. In a VMA registered for uffd-wp a missing table counts as one.
-    /// - Precondition: no page of `run` is populated.
-    func firstTables(in run: SpanRun) throws(ReclaimError) -> SpanRun?
+    /// The lowest run of spans in `run` that have a table, `limit` of them at most; the head of
+    /// `run` where the kernel does not show tables. In a VMA registered for uffd-wp a missing
+    /// table counts as one.
+    func firstTables(in run: SpanRun, atMost limit: Int) throws(ReclaimError) -> SpanRun?
 
     /// Whether missing tables of the VMA at `address` look like empty ones: it is registered for
     /// uffd-wp.
@@ -114,7 +114,7 @@ extension AddressSpace {
     /// Looks at the table of one span.
     public func look(at span: Span) throws(ReclaimError) -> TableState {
         if try firstPopulatedPage(in: span.range) != nil { return .populated }
-        if try firstTables(in: SpanRun(span)) == nil { return .absent }
+        if try firstTables(in: SpanRun(span), atMost: 1) == nil { return .absent }
         return showsTables ? .empty : .emptyOrAbsent
     }
 

@@ -15,8 +15,6 @@ extension ReclaimWalk {
     /// How many tables are freed behind one fence: for so long, about 150 µs, may a thread that
     /// touches them have to wait.
     private static var longestFencedRun: Int { 64 }
-    /// How many tables are freed before the next look.
-    private static var longestRun: Int { 512 }
 
     /// Frees every PTE table in `range` whose 512 entries are all none.
     ///
@@ -86,14 +84,10 @@ extension ReclaimWalk {
                 pass.keep(1, .populated)
                 pass.tablesLeft -= 1
             case .empty(let tables):
-                var tables = tables
-                while !tables.isEmpty {
-                    guard pass.tablesLeft > 0 else { return tables.start }
-                    let run = tables.prefix(min(Self.longestRun, pass.tablesLeft))
-                    try reclaim(run, mapping, verdict, &pass)
-                    pass.tablesLeft -= run.count
-                    tables = tables.suffix(from: run.end)
-                }
+                let run = tables.prefix(pass.tablesLeft)
+                try reclaim(run, mapping, verdict, &pass)
+                pass.tablesLeft -= run.count
+                if run != tables { return run.end }
             }
         }
         return scan.rest.start

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Looks along a run of spans, lowest first, and says what it sees: two calls of the kernel for
-/// each table that is populated or each run that is not, nothing for holes of any size.
+/// Looks along a run of spans, lowest first, and says what it sees: some calls of the kernel for
+/// each table, next to nothing for holes of any size.
 struct TableScan<Space: AddressSpace> {
     enum Sighting {
         case absent(SpanRun)
@@ -9,12 +9,15 @@ struct TableScan<Space: AddressSpace> {
         case populated(Span)
     }
 
+    /// A look holds the mmap lock for as many tables: 0.5 ms.
+    private static var longestLook: Int { 512 }
+
     private let space: Space
     private(set) var rest: SpanRun
-    /// The lowest populated span of `rest`, or its end; nil: to be looked up.
-    private var nextPopulated: UInt?
-    /// Empty tables below it that were seen and not yet told.
-    private var nextEmpty: SpanRun?
+    /// Where the tables end that begin at the start of `rest`; nil: to be looked up.
+    private var tablesEnd: UInt?
+    /// The first populated span of those tables, once it is known that there is one.
+    private var populated: Span?
 
     init(_ spans: SpanRun, in space: Space) {
         self.space = space
@@ -23,35 +26,28 @@ struct TableScan<Space: AddressSpace> {
 
     mutating func next() throws(ReclaimError) -> Sighting? {
         guard !rest.isEmpty else { return nil }
-        let populated = try lookForPopulated()
-        let gap = rest.prefix(upTo: populated)
-        if gap.isEmpty {
-            nextPopulated = nil
-            let span = rest[0]
-            rest = rest.suffix(from: span.end)
-            return .populated(span)
+        if tablesEnd == nil {
+            guard let tables = try space.firstTables(in: rest, atMost: Self.longestLook) else {
+                return .absent(take(upTo: rest.end))
+            }
+            tablesEnd = tables.end
+            if rest.start < tables.start { return .absent(take(upTo: tables.start)) }
         }
-        let empty: SpanRun?
-        if let nextEmpty { empty = nextEmpty } else { empty = try space.firstTables(in: gap) }
-        nextEmpty = nil
-        guard let empty else {
-            rest = rest.suffix(from: gap.end)
-            return .absent(gap)
+        let tables = rest.prefix(upTo: tablesEnd ?? rest.end)
+        if populated == nil, let page = try space.firstPopulatedPage(in: tables.range) {
+            populated = Span(containing: page)
         }
-        if gap.start < empty.start {
-            nextEmpty = empty
-            rest = rest.suffix(from: empty.start)
-            return .absent(gap.prefix(upTo: empty.start))
-        }
-        rest = rest.suffix(from: empty.end)
-        return .empty(empty)
+        guard let span = populated else { return .empty(take(upTo: tables.end)) }
+        if tables.start < span.start { return .empty(take(upTo: span.start)) }
+        populated = nil
+        _ = take(upTo: span.end)
+        return .populated(span)
     }
 
-    private mutating func lookForPopulated() throws(ReclaimError) -> UInt {
-        if let nextPopulated { return nextPopulated }
-        let page = try space.firstPopulatedPage(in: rest.range)
-        let start = page.map { Span(containing: $0).start } ?? rest.end
-        nextPopulated = start
-        return start
+    private mutating func take(upTo end: UInt) -> SpanRun {
+        let taken = rest.prefix(upTo: end)
+        rest = rest.suffix(from: end)
+        if end == tablesEnd { tablesEnd = nil }
+        return taken
     }
 }

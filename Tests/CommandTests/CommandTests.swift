@@ -125,10 +125,12 @@ private func ptreclaim(
         let busybox = try #require(Self.busybox)
         let script = FileManager.default.temporaryDirectory
             .appending(path: "ptreclaim-script-\(UUID().uuidString)")
-        try Data("#!\(busybox) sh\necho ran\n".utf8).write(to: script)
+        // By a program that has ended: a file that this process writes is open for a moment in
+        // the children that other tests fork meanwhile, and then execve says ETXTBSY.
+        let text = "printf '#!%s sh\\necho ran\\n' \(busybox) > \(script.path)"
+        let made = try await Victim.run(["/bin/sh", "-c", "\(text) && chmod 755 \(script.path)"])
+        try #require(made.status == 0, "\(made)")
         defer { try? FileManager.default.removeItem(at: script) }
-        try FileManager.default.setAttributes(
-            [.posixPermissions: 0o755], ofItemAtPath: script.path)
         let command = asScript ? [script.path] : [busybox, "echo", "ran"]
         let result = try await ptreclaim(["run", "--"] + command, environment: shim)
         #expect(result.status == 0)

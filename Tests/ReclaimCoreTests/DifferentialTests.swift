@@ -86,7 +86,8 @@ struct Outcome: Equatable {
             case .unguardPages(let range): try space.unguardPages(space.pages(range))
             case .free(let span): try space.freeTable(of: space.span(span))
             case .walk(let range):
-                let report = try ReclaimWalk(space: space).reclaim(space.pages(range), access: .owned)
+                let report = try ReclaimWalk(space: space).reclaim(
+                    space.pages(range), access: .owned)
                 examined = report.tablesExamined
                 freed = report.tablesFreed
                 kept = report.kept
@@ -114,14 +115,16 @@ func firstDifference(
     let vmPTEBefore = live.vmPTEByteCount()
     for step in 0..<operations {
         let operation = Operation.random(using: &random, spanCount: spans.count)
-        if operation.isAboutGuards, !live.hasGuards { continue }
+        if operation.isAboutGuards, !live.hasGuards(.anonymous) { continue }
         let expected = Outcome(of: operation, on: model)
         switch operation {
         // Would be SIGSEGV on the kernel.
         case .read, .write: if expected.errno != 0 { continue }
         // Maps a hole too; the walk asks before it does, and so must whoever plays.
         case .free(let index):
-            if backend == .mapfixed, try model.eligibility(of: model.span(index)) != nil { continue }
+            if backend == .mapfixed, try model.eligibility(of: model.span(index)) != nil {
+                continue
+            }
         default: break
         }
         let found = Outcome(of: operation, on: live)

@@ -2,7 +2,8 @@
 
 import ReclaimCore
 
-/// A space in which one requirement fails a few times, and then works.
+/// A space in which one requirement fails a few times, and then works; and in which something may
+/// happen between the look and the free.
 final class FaultingSpace<Base: AddressSpace>: AddressSpace {
     enum Requirement {
         case mapping, firstPopulatedPage, firstTables, free, discard, freeTable
@@ -13,12 +14,16 @@ final class FaultingSpace<Base: AddressSpace>: AddressSpace {
     private let errno: Int32
     private var timesLeft: Int
     private var callsLeft: Int
+    private let beforeFree: () -> Void
 
-    /// - Parameter skipping: how many calls work first.
+    /// - Parameters:
+    ///   - skipping: how many calls work first.
+    ///   - beforeFree: what another thread does between the look and the free.
     init(
         wrapping base: Base, failing: Requirement, times: Int, skipping: Int = 0,
-        errno: Int32 = 12
+        errno: Int32 = 12, beforeFree: @escaping () -> Void = {}
     ) {
+        self.beforeFree = beforeFree
         self.base = base
         self.failing = failing
         self.timesLeft = times
@@ -50,14 +55,17 @@ final class FaultingSpace<Base: AddressSpace>: AddressSpace {
         try fault(.firstPopulatedPage, .lookFailed, range)
         return try base.firstPopulatedPage(in: range)
     }
-    func firstTables(in run: SpanRun) throws(ReclaimError) -> SpanRun? {
+    func firstTables(
+        in run: SpanRun, atMost limit: Int
+    ) throws(ReclaimError) -> SpanRun? {
         try fault(.firstTables, .lookFailed, run.range)
-        return try base.firstTables(in: run)
+        return try base.firstTables(in: run, atMost: limit)
     }
     func hidesTables(at address: UInt) throws(ReclaimError) -> Bool {
         try base.hidesTables(at: address)
     }
     func free(_ run: SpanRun, in mapping: Mapping, fenced: Bool) -> KeptReason? {
+        beforeFree()
         do { try fault(.free, .freeFailed, run.range) } catch { return .backendFailed }
         return base.free(run, in: mapping, fenced: fenced)
     }

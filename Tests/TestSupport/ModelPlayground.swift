@@ -17,15 +17,25 @@ public struct ModelPlayground: Playable {
     public let model: ModelSpace
     public let window = playWindow(0)
     public let isAlone = true
-    public let hasGuards = true
     public let hasUserfaultfd = true
-    /// Whether memory has to be kept from huge pages, as the live playground does.
-    public let hasHugePages: Bool
+    public let hasWriteProtectMarkers = true
+    public let hasSwap = true
+    public let isMappedWithAttributes: Bool
+    public var backend: Backend { model.backend }
+    public var hasFence: Bool { model.fenceIsAvailable }
 
-    public init(_ profile: KernelProfile, _ backend: Backend, hasHugePages: Bool = true) {
-        self.hasHugePages = hasHugePages
+    /// - Parameter hasHugePages: whether memory has to be kept from huge pages by an attribute, as
+    ///   the live playground does.
+    public init(
+        _ profile: KernelProfile, _ backend: Backend, hasHugePages: Bool = true,
+        hasFence: Bool = true
+    ) {
+        self.isMappedWithAttributes = hasHugePages
         model = ModelSpace(profile: profile, backend: backend)
+        model.fenceIsAvailable = hasFence
     }
+
+    public func hasGuards(_ memory: PlayMemory) -> Bool { true }
 
     public var discardFreesTables: Bool { model.discardFreesTables }
     public func vmPTEByteCount() -> UInt? { model.vmPTEByteCount() }
@@ -36,8 +46,10 @@ public struct ModelPlayground: Playable {
     public func firstPopulatedPage(in range: AddressRange) throws(ReclaimError) -> UInt? {
         model.firstPopulatedPage(in: range)
     }
-    public func firstTables(in run: SpanRun) throws(ReclaimError) -> SpanRun? {
-        model.firstTables(in: run)
+    public func firstTables(
+        in run: SpanRun, atMost limit: Int
+    ) throws(ReclaimError) -> SpanRun? {
+        model.firstTables(in: run, atMost: limit)
     }
     public func hidesTables(at address: UInt) throws(ReclaimError) -> Bool {
         model.hidesTables(at: address)
@@ -55,15 +67,19 @@ public struct ModelPlayground: Playable {
         let kind: VMA.Kind =
             switch memory {
             case .anonymous: .anonymousPrivate
-            case .shared: .shared(file: 1)
-            case .privateFile: .privateFile(file: 1)
+            case .shared: .shared(file: Self.file)
+            case .privateFile: .privateFile(file: Self.file)
             }
         try play { () throws(ModelError) in
             // One step after the other, as the live playground: each may merge VMAs.
             try model.mmap(range, kind: kind)
-            if hasHugePages { try model.setAttributes(.noHugePage, true, of: range) }
+            if isMappedWithAttributes { try model.setAttributes(.noHugePage, true, of: range) }
             if marked { try model.setAttributes(.dontDump, true, of: range) }
         }
+    }
+    private static let file = 1
+    public func mapSpecial(_ range: AddressRange) throws(PlayError) {
+        try play { () throws(ModelError) in try model.mmap(range, kind: .special) }
     }
     public func unmap(_ range: AddressRange) throws(PlayError) {
         try play { () throws(ModelError) in try model.munmap(range) }
@@ -74,6 +90,13 @@ public struct ModelPlayground: Playable {
     public func write(_ byte: UInt8, at address: UInt) throws(PlayError) {
         try play { () throws(ModelError) in try model.write(byte, at: address) }
     }
+    public func writeFile(_ byte: UInt8, behind address: UInt) throws(PlayError) {
+        model.writeFile(Self.file, byte, at: address)
+    }
+    public func lock(_ range: AddressRange) throws(PlayError) {
+        try play { () throws(ModelError) in try model.setAttributes(.locked, true, of: range) }
+    }
+    public func pageOut(_ range: AddressRange) throws(PlayError) { model.swapOut(range) }
     public func guardPages(_ range: AddressRange) throws(PlayError) {
         try play { () throws(ModelError) in try model.installGuards(range) }
     }
@@ -82,8 +105,7 @@ public struct ModelPlayground: Playable {
     }
     public func register(_ range: AddressRange, writeProtect: Bool) throws(PlayError) {
         try play { () throws(ModelError) in
-            try model.setAttributes(
-                writeProtect ? .writeProtectRegistered : .missingRegistered, true, of: range)
+            try model.register(range, writeProtect: writeProtect)
         }
     }
     public func writeProtectUnpopulated(_ range: AddressRange) throws(PlayError) {

@@ -238,6 +238,15 @@ int ptreclaim_open_userfaultfd(void);
 _Static_assert(sizeof(struct ptreclaim_pm_scan_arg) == 0x60, "the ioctl number carries the size");
 _Static_assert(sizeof(struct ptreclaim_procmap_query) == 0x68, "the ioctl number carries the size");
 
+/// Keeps the calling thread, and the threads that it starts, on the CPU that it is on.
+static inline void ptreclaim_pin_to_this_cpu(void) {
+    uint64_t mask[16] = {0};
+    uint32_t cpu = 0;
+    ptreclaim_syscall(SYS_getcpu, (long)&cpu, 0, 0, 0, 0, 0);
+    mask[cpu / 64 % 16] = 1ull << cpu % 64;
+    ptreclaim_syscall(SYS_sched_setaffinity, 0, sizeof(mask), (long)mask, 0, 0, 0);
+}
+
 // ---- futex and signals ------------------------------------------------------------------------
 
 /// Sleeps while `*word` is `expected`; at most `milliseconds`, or for ever where that is negative.
@@ -285,17 +294,18 @@ bool ptreclaim_probe_pagemap_scan(int pagemap_fd);
 /// Finds the lowest page of `start ..< end` whose entry is not none: a page, the zero page, a swap
 /// entry, a marker. Returns 1 and sets `*page`, 0 where there is none, or -errno.
 ///
-/// Costs next to nothing for holes with PAGEMAP_SCAN, 2 us for each 2 MiB without it.
+/// Costs 1 us for each empty table with PAGEMAP_SCAN; without it 2 us for each 2 MiB.
 long ptreclaim_first_populated(
     int pagemap_fd, bool has_scan, uintptr_t start, uintptr_t end, uintptr_t *page);
 
-/// Finds the lowest run of 2 MiB spans in `start ..< end`, both span-aligned, that have a PTE
-/// table. Returns 1 and sets `*first` and `*last` (one past it), 0 where there is none, or -errno.
-/// Needs PAGEMAP_SCAN.
+/// Finds the lowest run, of `at_most` at most, of 2 MiB spans in `start ..< end`, both span-aligned,
+/// that have a PTE table. Returns 1 and sets `*first` and `*last` (one past it), 0 where there is
+/// none, or -errno. Needs PAGEMAP_SCAN. Holes of any size cost next to nothing.
 ///
 /// PAGE_IS_WRITTEN is set for a none entry inside an existing table and not for a missing table.
 long ptreclaim_first_tables(
-    int pagemap_fd, uintptr_t start, uintptr_t end, uintptr_t *first, uintptr_t *last);
+    int pagemap_fd, uintptr_t start, uintptr_t end, size_t at_most, uintptr_t *first,
+    uintptr_t *last);
 
 // ---- looking at mappings ----------------------------------------------------------------------
 
