@@ -102,7 +102,7 @@ let package = Package(
             linkerSettings: libraryLinkerSettings(exporting: "preload.map")),
         .target(
             name: "PTReclaimC", dependencies: ["ShimCore", "CReclaim"], path: "Shim/Library",
-            cSettings: libraryCSettings,
+            exclude: ["install", "ptreclaim.pc.in"], cSettings: libraryCSettings,
             linkerSettings: libraryLinkerSettings(exporting: "library.map")),
 
         // Proof.
@@ -148,7 +148,7 @@ let package = Package(
             swiftSettings: hostSettings),
         .testTarget(
             name: "ShimTests",
-            dependencies: ["ProcFS", "TestSupport"],
+            dependencies: ["ProcFS", "ReclaimCore", "CReclaim", "TestSupport"],
             swiftSettings: hostSettings),
     ],
     swiftLanguageModes: [.v6],

@@ -39,7 +39,9 @@ public enum ReclaimCall {
         }
     }
 
-    private static func wholePages(
+    /// The range as a call takes it: the end is rounded up to pages.
+    /// - Throws: `.invalidRange` with EINVAL.
+    public static func wholePages(
         from start: UInt, upTo end: UInt
     ) throws(ReclaimError) -> AddressRange {
         let mask = PageGeometry.pageByteCount - 1

@@ -9,6 +9,8 @@ public struct ReclaimReport: Equatable, Sendable {
     public var tablesFreed = 0
     /// Spans kept, by reason. Not an error, ever.
     public var kept = KeptCounts()
+    /// Tables that were found and looked at, freed or not: what a limited walk counts.
+    public var tablesLookedAt = 0
     /// VmPTE in bytes before and after, where it can be read.
     public var vmPTEBefore: UInt?
     public var vmPTEAfter: UInt?

@@ -49,6 +49,7 @@ extension ReclaimWalk {
             rest = rest.suffix(from: reached)
         }
         if !rest.isEmpty { pass.report.resumeAddress = rest.start }
+        pass.report.tablesLookedAt = maximumTables - pass.tablesLeft
         return report(of: pass)
     }
 

@@ -4,35 +4,14 @@ import Foundation
 import TestSupport
 import Testing
 
-private let hasBinutils =
-    PackageFiles.installed("readelf") != nil && PackageFiles.installed("strip") != nil
-
 /// What the library is to whoever loads it, read from the file.
-@Suite(.enabled(if: hasBinutils, "needs readelf and strip (binutils)"))
+@Suite(.enabled(if: ELFFile.canBeRead, "needs readelf and strip (binutils)"))
 struct LibraryFileTests {
-    private func readelf(_ options: String...) async throws -> [[String]] {
-        let library = try await ShimBuild.release().path()
-        let outcome = try await Victim.run(
-            [try #require(PackageFiles.installed("readelf")), "--wide"] + options + [library])
-        try #require(outcome.status == 0, "\(outcome)")
-        return outcome.output.split(separator: "\n").map {
-            $0.split(separator: " ").map(String.init)
-        }
-    }
-
-    /// Names of the dynamic symbol table, without their versions.
-    private func symbols(where isWanted: ([String]) -> Bool) async throws -> Set<String> {
-        // Num: Value Size Type Bind Vis Ndx Name
-        let rows = try await readelf("--dyn-syms").filter {
-            $0.count >= 8 && $0[0] != "Num:" && isWanted($0)
-        }
-        return Set(rows.map { String($0[7].prefix { $0 != "@" }) })
-    }
+    private func library() async throws -> ELFFile { ELFFile(url: try await ShimBuild.release()) }
 
     @Test("The library needs libc and nothing else")
     func needed() async throws {
-        let needed = try await readelf("--dynamic").filter { $0.contains("(NEEDED)") }
-        #expect(needed.map(\.last) == ["[libc.so.6]"])
+        #expect(try await library().needed() == ["libc.so.6"])
     }
 
     @Test("The library is at most 100 KB when stripped")
@@ -52,13 +31,8 @@ struct LibraryFileTests {
 
     @Test("The library exports what Shim/preload.map lists, and nothing else")
     func exports() async throws {
-        let map = try String(
-            contentsOf: PackageFiles.root.appending(path: "Shim/preload.map"), encoding: .utf8)
-        let global = try #require(map.firstRange(of: "global:"))
-        let local = try #require(map.firstRange(of: "local:"))
-        let listed = map[global.upperBound..<local.lowerBound].split(separator: ";")
-            .map { $0.trimmingCharacters(in: .whitespacesAndNewlines) }.filter { !$0.isEmpty }
-        #expect(try await symbols { $0[6] != "UND" && $0[4] != "LOCAL" } == Set(listed))
+        let listed = try ELFFile.exportList("Shim/preload.map")
+        #expect(try await library().exports() == listed)
         #expect(!listed.isEmpty)
     }
 
@@ -78,7 +52,7 @@ struct LibraryFileTests {
             "__register_atfork", "pthread_attr_destroy", "pthread_attr_init",
             "pthread_attr_setdetachstate", "pthread_attr_setstack",
         ]
-        let imported = try await symbols { $0[6] == "UND" && $0[4] != "LOCAL" }
+        let imported = try await library().imports()
         #expect(imported.subtracting(allowed).isEmpty)
         // Said once more, whatever the list above becomes.
         let never: Set = [

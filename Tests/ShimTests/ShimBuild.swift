@@ -35,8 +35,8 @@ enum ShimBuild {
         try files.createDirectory(
             at: package.appending(path: "Sources"), withIntermediateDirectories: true)
         for directory in [
-            "Shim", "Sources/CLinuxMM", "Sources/CStatsPage", "Sources/ReclaimCore",
-            "Sources/LiveSpace",
+            "Shim", "Sources/CLinuxMM", "Sources/CStatsPage", "Sources/CReclaim",
+            "Sources/ReclaimCore", "Sources/LiveSpace",
         ] {
             try files.copyItem(
                 at: PackageFiles.root.appending(path: directory),
@@ -58,27 +58,30 @@ enum ShimBuild {
     }
 
     private static func build(package: URL, scratch: URL) async throws -> URL {
-        guard let swift = swiftCommand() else { throw Failure(description: "no swift in PATH") }
+        try await run([
+            "swift", "build", "-c", "release", "--product", "ptreclaim-preload", "--package-path",
+            package.path(), "--scratch-path", scratch.path(),
+        ])
+        return scratch.appending(path: "release/libptreclaim-preload.so")
+    }
+
+    /// Runs a command that builds, with the environment of a build from a shell. Throws unless it
+    /// succeeds.
+    @discardableResult
+    static func run(
+        _ command: [String], environment more: [String: String] = [:]
+    ) async throws -> Victim.Outcome {
         var environment = ProcessInfo.processInfo.environment.filter {
             !$0.key.hasPrefix("SWIFT_TESTING") && $0.key != "LD_PRELOAD"
         }
         environment["SWIFTPM_BUILD_TESTS"] = nil
-        let options = [
-            "build", "-c", "release", "--product", "ptreclaim-preload", "--package-path",
-            package.path(), "--scratch-path", scratch.path(),
-        ]
+        environment.merge(more) { $1 }
         let outcome = try await Victim.run(
-            [swift] + options, environment: environment, limit: .seconds(600))
+            ["/usr/bin/env"] + command, environment: environment, limit: .seconds(600))
         guard outcome.status == 0 else {
-            throw Failure(description: "swift \(options.joined(separator: " ")): \(outcome)")
+            throw Failure(description: "\(command.joined(separator: " ")): \(outcome)")
         }
-        return scratch.appending(path: "release/libptreclaim-preload.so")
-    }
-
-    private static func swiftCommand() -> String? {
-        (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":")
-            .map { "\($0)/swift" }
-            .first { FileManager.default.isExecutableFile(atPath: $0) }
+        return outcome
     }
 
     /// The head of the manifest with its settings, and of the targets those of the library.
@@ -100,7 +103,7 @@ enum ShimBuild {
                 ],
                 targets: [
             \(try part(from: "// What Linux offers", upTo: ".systemLibrary("))
-            \(try part(from: "// The preload library.", upTo: "// Proof."))
+            \(try part(from: "// The libraries for any program", upTo: "// Proof."))
                 ],
                 swiftLanguageModes: [.v6],
                 cLanguageStandard: .c17
