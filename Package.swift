@@ -129,6 +129,11 @@ let package = Package(
         .executableTarget(
             name: "jemalloc-victim", dependencies: ["CJemalloc", "CStatsPage"],
             path: "Tests/Fixtures/Victim", cSettings: cSettings),
+        // The same for the C library's fence. It loads the library by name, so that a test can give
+        // it one that is wrong on purpose.
+        .executableTarget(
+            name: "fence-torture", dependencies: ["CReclaim"], path: "Tests/Fixtures/FenceTorture",
+            cSettings: cSettings),
         .target(
             name: "TestSupport",
             dependencies: ["ProcFS", "ReclaimCore", "PageTableModel", "LiveSpace", "CLinuxMM"],
