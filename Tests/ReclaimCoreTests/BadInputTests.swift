@@ -328,7 +328,7 @@ struct BadInputTests {
 
     // |  one guard page  |  none any more  |
     @Test(
-        .enabled(if: KernelAbilities.hasGuards, "needs MADV_GUARD_INSTALL, Linux 6.13"),
+        .enabled(if: KernelAbilities.hasGuards(.anonymous), "needs MADV_GUARD_INSTALL, Linux 6.13"),
         arguments: Weather.accesses)
     func aGuardPageKeepsItsTable(access: Access) throws {
         let (install, remove): (Int32, Int32) = (102, 103)
