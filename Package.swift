@@ -56,6 +56,7 @@ let package = Package(
         .library(name: "ptreclaim-c", type: .dynamic, targets: ["PTReclaimC", "ShimCore"]),
         .executable(name: "ptreclaim", targets: ["PTReclaimCLI"]),
         .executable(name: "Benchmarks", targets: ["Benchmarks"]),
+        .executable(name: "reclaim-laws", targets: ["reclaim-laws"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.6.0"),
@@ -138,6 +139,12 @@ let package = Package(
             name: "TestSupport",
             dependencies: ["ProcFS", "ReclaimCore", "PageTableModel", "LiveSpace", "CLinuxMM"],
             path: "Tests/TestSupport", swiftSettings: hostSettings),
+        // The law suite of the tests as a program, for kernels that boot in QEMU. It shares its
+        // source files with TestSupport (links), and needs neither Foundation nor Testing.
+        .executableTarget(
+            name: "reclaim-laws",
+            dependencies: ["ReclaimCore", "PageTableModel", "LiveSpace", "CLinuxMM"],
+            path: "Tests/Lab/Laws", swiftSettings: hostSettings),
         .testTarget(
             name: "ReclaimCoreTests",
             dependencies: [

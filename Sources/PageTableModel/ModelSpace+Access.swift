@@ -32,8 +32,9 @@ extension ModelSpace {
     public func write(_ byte: UInt8, at address: UInt) throws(ModelError) {
         let vma = try accessibleVMA(at: address)
         let entry = entry(at: address)
-        let isProtected = entry == .uffdWPMarker || isWriteProtected(address)
-        if isProtected, vma.attributes.contains(.writeProtectRegistered) { throw .wouldBlock }
+        if isWriteProtected(address), vma.attributes.contains(.writeProtectRegistered) {
+            throw .wouldBlock
+        }
         switch entry {
         case .guardMarker: throw .fault
         case nil, .uffdWPMarker: try checkIsNotMissing(address, vma)
@@ -114,9 +115,11 @@ extension ModelSpace {
         pageCache[file]?[Self.page(of: address)]
     }
 
-    private func isWriteProtected(_ address: UInt) -> Bool {
-        pteTables[Span(containing: address).start]?.writeProtected
-            .contains(Self.entryIndex(of: address)) == true
+    /// Whether uffd-wp protects the page, or a marker the place where one may come.
+    func isWriteProtected(_ address: UInt) -> Bool {
+        entry(at: address) == .uffdWPMarker
+            || pteTables[Span(containing: address).start]?.writeProtected
+                .contains(Self.entryIndex(of: address)) == true
     }
 
     func setWriteProtected(_ isProtected: Bool, _ address: UInt) {

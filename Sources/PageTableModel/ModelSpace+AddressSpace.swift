@@ -42,7 +42,10 @@ extension ModelSpace: AddressSpace {
     public func firstTables(in run: SpanRun, atMost limit: Int) -> SpanRun? {
         guard showsTables else { return run.prefix(limit) }
         let seen = (0..<run.count).map { index in
-            pteTables[run[index].start] != nil || hidesTables(at: run[index].start)
+            pteTables[run[index].start] != nil
+                || indices(overlapping: run[index].range).contains {
+                    vmas[$0].attributes.contains(.writeProtectRegistered)
+                }
         }
         guard let first = seen.firstIndex(of: true) else { return nil }
         let last = seen[first...].firstIndex(of: false) ?? run.count

@@ -40,12 +40,17 @@ extension ModelSpace {
     }
 
     /// Replaces every page of `range` by a guard marker; makes the tables that this needs.
-    /// - Throws: ENOMEM for a hole; EINVAL at the first locked or special VMA.
+    /// - Throws: ENOMEM for a hole; EINVAL at the first locked or special VMA; EAGAIN, with nothing
+    ///   changed, where a file's page is write-protected: there the kernel zaps, finds the marker
+    ///   that a zap leaves, and tries again for ever (Linux 6.18, until a signal ends it).
     /// The corresponding kernel function is `madvise_guard_install`.
     public func installGuards(_ range: AddressRange) throws(ModelError) {
+        for address in Self.pages(of: range) where isWriteProtected(address) {
+            if vma(covering: address)?.kind != .anonymousPrivate { throw .wouldBlock }
+        }
         try walkVMAs(range) { [self] vma, part throws(ModelError) in
             guard !vma.attributes.contains(.locked), vma.kind != .special else { throw .invalid }
-            prepareAnonVMA(at: part.start)
+            if vma.kind == .anonymousPrivate { prepareAnonVMA(at: part.start) }
             for address in Self.pages(of: part) {
                 set(.guardMarker, at: address)
                 setWriteProtected(false, address)
@@ -104,12 +109,11 @@ extension ModelSpace {
     ///
     /// What is registered in this way already stays as it is; a registration of another kind is
     /// replaced.
-    /// - Throws: ENOMEM where nothing is mapped from `range.start` on, EINVAL where that is behind
-    ///   the range.
+    /// - Throws: EINVAL where nothing of `range` is mapped. (The kernel says ENOMEM if nothing is
+    ///   mapped above it either; in a process the stack is.)
     /// The corresponding kernel function is `userfaultfd_register`.
     public func register(_ range: AddressRange, writeProtect: Bool) throws(ModelError) {
         guard Self.isValid(range) else { throw .invalid }
-        guard firstIndex(endingAfter: range.start) != nil else { throw .noMemory }
         guard !indices(overlapping: range).isEmpty else { throw .invalid }
         let wanted: VMA.Attributes = writeProtect ? .writeProtectRegistered : .missingRegistered
         for vma in indices(overlapping: range).map({ vmas[$0] })

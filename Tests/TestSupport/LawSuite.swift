@@ -115,7 +115,7 @@ extension [TableState] {
     }
 
     /// Whether these states are those of `picture`, as far as they can be told.
-    func agree(with picture: String) -> Bool {
+    public func agree(with picture: String) -> Bool {
         self.picture.count == picture.count
             && zip(self.picture, picture).allSatisfy { found, expected in
                 found == expected || expected == "*" || found == "?" && expected != "P"

@@ -227,10 +227,15 @@ public final class LivePlayground: Playable {
             let state = try space.look(at: span)
             // Where writes are watched a missing table looks like an empty one.
             guard state == .empty else { return state }
-            let first = try space.mapping(at: span.start)
-            let address = first.kind == .hole ? first.range.end : span.start
-            guard address < span.end else { return state }
-            return try space.hidesTables(at: address) ? .emptyOrAbsent : state
+            var address = span.start
+            while address < span.end {
+                let mapping = try space.mapping(at: address)
+                if mapping.kind != .hole, try space.hidesTables(at: address) {
+                    return .emptyOrAbsent
+                }
+                address = mapping.range.end
+            }
+            return state
         } catch {
             throw PlayError(errno: error.errno)
         }

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+# Sourced by the scripts that run something on Debian's kernels: what they need, and which kernels.
+# Sets root and lab; kernels are fetched once into $PTRECLAIM_LAB (default ~/.cache/ptreclaim-lab).
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+lab=${PTRECLAIM_LAB:-$HOME/.cache/ptreclaim-lab}
+
+skip() { echo "skipped: $*"; exit 77; }
+
+need_tools() {
+    local tool
+    for tool in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod; do
+        command -v "${tool%%:*}" >/dev/null ||
+            skip "${tool%%:*} is missing (apt-get install ${tool#*:})"
+    done
+    [ "$(id -u)" = 0 ] || skip "fetching kernels through apt needs root"
+}
+
+# The newest package of a release on offer.
+package_of() {
+    "$root/Tests/Lab/fetch-kernel" "$lab" 2>/dev/null | awk '{print $1}' |
+        grep -E "^linux-image-${1//./\\.}\.[0-9.]+[-+].*cloud-amd64$" | sort -V | tail -n 1
+}
+
+# Calls `$1 PACKAGE` for each of the releases that follow, fetched. Returns 1 if any call failed.
+for_each_kernel() {
+    local run=$1 status=0 release package
+    shift
+    for release; do
+        package=$(package_of "$release" || true)
+        if [ -z "$package" ] || ! "$root/Tests/Lab/fetch-kernel" "$lab" "$package" >/dev/null; then
+            echo "skipped: no Debian kernel $release to be had here"
+            continue
+        fi
+        "$run" "$package" || status=1
+    done
+    return $status
+}
