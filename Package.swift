@@ -35,11 +35,13 @@ let libraryCSettings: [CSetting] = [
     ])
 ]
 
+/// `nodelete`: a thread of ours sleeps in the library's code, and glibc's setuid wakes every thread.
 func libraryLinkerSettings(exporting list: String) -> [LinkerSetting] {
     [
         .unsafeFlags([
             "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/\(list)",
             "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "now",
+            "-Xlinker", "-z", "-Xlinker", "nodelete",
         ])
     ]
 }
