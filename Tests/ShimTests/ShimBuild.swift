@@ -3,21 +3,37 @@
 import Foundation
 import TestSupport
 
-/// Builds of the preload library, in release mode and in directories of their own: `swift test`
-/// holds the lock on `.build`.
+/// Builds of the libraries, in release mode and in directories of their own: `swift test` holds the
+/// lock on `.build`.
 enum ShimBuild {
+    enum Product: String {
+        case preload = "ptreclaim-preload"
+        case library = "ptreclaim-c"
+    }
+
     struct Failure: Error, CustomStringConvertible {
         let description: String
     }
 
-    private static let built = Task {
-        try await build(
-            package: PackageFiles.root, scratch: PackageFiles.root.appending(path: ".build/shim"))
+    private static let preload = Task { try await build(.preload) }
+    private static let library = Task {
+        // One at a time in the directory of both.
+        _ = try await preload.value
+        return try await build(.library)
     }
 
     /// The library as it is, built once for a run of the tests.
-    static func release() async throws -> URL {
-        try await built.value
+    static func release(_ product: Product = .preload) async throws -> URL {
+        switch product {
+        case .preload: try await preload.value
+        case .library: try await library.value
+        }
+    }
+
+    private static func build(_ product: Product) async throws -> URL {
+        try await build(
+            product, package: PackageFiles.root,
+            scratch: PackageFiles.root.appending(path: ".build/shim"))
     }
 
     /// The library with one piece of its source replaced.
@@ -25,7 +41,8 @@ enum ShimBuild {
     /// The package around it is cut down to what the library needs, so nothing is fetched and the
     /// other targets are not planned; every flag is the original's.
     static func mutated(
-        _ name: String, replacing original: String, with replacement: String, in file: String
+        _ name: String, of product: Product = .preload, replacing original: String,
+        with replacement: String, in file: String
     ) async throws -> URL {
         let package = PackageFiles.root.appending(path: ".build/shim-mutants/\(name)")
         let files = FileManager.default
@@ -35,8 +52,8 @@ enum ShimBuild {
         try files.createDirectory(
             at: package.appending(path: "Sources"), withIntermediateDirectories: true)
         for directory in [
-            "Shim", "Sources/CLinuxMM", "Sources/CStatsPage", "Sources/ReclaimCore",
-            "Sources/LiveSpace",
+            "Shim", "Sources/CLinuxMM", "Sources/CStatsPage", "Sources/CReclaim",
+            "Sources/ReclaimCore", "Sources/LiveSpace",
         ] {
             try files.copyItem(
                 at: PackageFiles.root.appending(path: directory),
@@ -54,17 +71,20 @@ enum ShimBuild {
         }
         try pieces.joined(separator: replacement)
             .write(to: target, atomically: true, encoding: .utf8)
-        return try await build(package: package, scratch: package.appending(path: ".build"))
+        return try await build(
+            product, package: package, scratch: package.appending(path: ".build"))
     }
 
-    private static func build(package: URL, scratch: URL) async throws -> URL {
+    private static func build(
+        _ product: Product, package: URL, scratch: URL
+    ) async throws -> URL {
         guard let swift = swiftCommand() else { throw Failure(description: "no swift in PATH") }
         var environment = ProcessInfo.processInfo.environment.filter {
             !$0.key.hasPrefix("SWIFT_TESTING") && $0.key != "LD_PRELOAD"
         }
         environment["SWIFTPM_BUILD_TESTS"] = nil
         let options = [
-            "build", "-c", "release", "--product", "ptreclaim-preload", "--package-path",
+            "build", "-c", "release", "--product", product.rawValue, "--package-path",
             package.path(), "--scratch-path", scratch.path(),
         ]
         let outcome = try await Victim.run(
@@ -72,7 +92,7 @@ enum ShimBuild {
         guard outcome.status == 0 else {
             throw Failure(description: "swift \(options.joined(separator: " ")): \(outcome)")
         }
-        return scratch.appending(path: "release/libptreclaim-preload.so")
+        return scratch.appending(path: "release/lib\(product.rawValue).so")
     }
 
     private static func swiftCommand() -> String? {
@@ -81,7 +101,7 @@ enum ShimBuild {
             .first { FileManager.default.isExecutableFile(atPath: $0) }
     }
 
-    /// The head of the manifest with its settings, and of the targets those of the library.
+    /// The head of the manifest with its settings, and of the targets those of the libraries.
     private static func reducedManifest() throws -> String {
         let manifest = try String(
             contentsOf: PackageFiles.root.appending(path: "Package.swift"), encoding: .utf8)
@@ -96,11 +116,14 @@ enum ShimBuild {
             let package = Package(
                 name: "PTReclaim",
                 products: [
-                    .library(name: "ptreclaim-preload", type: .dynamic, targets: ["Preload"])
+                    .library(
+                        name: "ptreclaim-preload", type: .dynamic, targets: ["Preload", "ShimCore"]),
+                    .library(
+                        name: "ptreclaim-c", type: .dynamic, targets: ["PTReclaimC", "ShimCore"]),
                 ],
                 targets: [
             \(try part(from: "// What Linux offers", upTo: ".systemLibrary("))
-            \(try part(from: "// The preload library.", upTo: "// Proof."))
+            \(try part(from: "// The libraries for any program", upTo: "// Proof."))
                 ],
                 swiftLanguageModes: [.v6],
                 cLanguageStandard: .c17
