@@ -84,6 +84,14 @@ extension ShimTests {
             #expect(try #require(outcome.numbers["weather"]) > 0)
         }
 
+        @Test("A child that a signal handler forks, at each instruction of a call, comes to its end")
+        func eachStep() async throws {
+            // It ends when it has gone through a call, of about 1,300 instructions.
+            let outcome = try await run(
+                ShimBuild.release(.library), Self.stepping, seconds: 120)
+            try expectNothingLost(outcome)
+        }
+
         @Test("The process ends while calls run")
         func exit() async throws {
             let outcome = try await run(
@@ -122,6 +130,9 @@ extension ShimTests {
         /// waiting there.
         private static let sharp = ["--threads", "2", "--spans", "1"]
 
+        private static let stepping =
+            ["--weather", "fork-at-each-step", "--threads", "1", "--spans", "1", "--callers", "0"]
+
         static let wrongOnes = [
             Mutation(
                 name: "no-fence", file: "Sources/CLinuxMM/fence.c",
@@ -156,6 +167,10 @@ extension ShimTests {
                 name: "glibcs-signals-blocked", file: "Sources/CLinuxMM/service.c",
                 original: "~(3ull << 31)", replacement: "~0ull",
                 options: sharp + ["--weather", "setuid"], finding: .hang),
+            Mutation(
+                name: "forgets-that-it-may-be-a-child", file: "Sources/CLinuxMM/service.c",
+                original: "(__atomic_load_n(&wiped->service_thread, __ATOMIC_SEQ_CST) != RUNNING)",
+                replacement: "(false)", options: stepping, seconds: 120, finding: .hang),
         ]
 
         @Test("The torture finds out a fence that is wrong", arguments: wrongOnes)
