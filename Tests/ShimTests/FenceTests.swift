@@ -71,6 +71,8 @@ extension ShimTests {
             Weather(name: "wake-fails", seconds: 1, options: ["--rounds", "5"]),
             Weather(name: "both-fail", seconds: 1, options: ["--rounds", "5"]),
             Weather(name: "both-fail-beside-child", seconds: 1, options: ["--rounds", "5"]),
+            // From before the first call on, which looks for what the kernel can.
+            Weather(name: "closes", seconds: 1, options: ["--rounds", "6", "--threads", "2"]),
             Weather(name: "setuid"),
             Weather(name: "signals"),
             Weather(name: "fork-in-handler"),
@@ -159,6 +161,19 @@ extension ShimTests {
                 replacement: "int error = 0; (void)take_own_descriptor_table;",
                 options: sharp + ["--weather", "both-fail-beside-child", "--rounds", "30"],
                 seconds: 1, finding: .hang),
+            Mutation(
+                name: "probes-on-the-thread-of-the-caller",
+                file: "Sources/LiveSpace/ReclaimCall.swift",
+                original: "        case .shared: job.runOnServiceThread()",
+                replacement: """
+                            case .shared:
+                                guard LiveSpace.probeBackend() != nil else {
+                                    throw ReclaimError(.unsupported, errno: EOPNOTSUPP, range: range)
+                                }
+                                job.runOnServiceThread()
+                    """,
+                options: sharp + ["--weather", "closes", "--rounds", "100"], seconds: 1,
+                finding: .failure),
             Mutation(
                 name: "not-wiped-on-fork", file: "Sources/CLinuxMM/live_state.c",
                 original: "4096, PTRECLAIM_MADV_WIPEONFORK", replacement: "4096, 0",
