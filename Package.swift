@@ -35,6 +35,7 @@ let libraryCSettings: [CSetting] = [
     ])
 ]
 
+/// `nodelete`: a thread of ours sleeps in the library's code, and glibc's setuid wakes every thread.
 func libraryLinkerSettings(exporting list: String) -> [LinkerSetting] {
     [
         .unsafeFlags([

@@ -113,7 +113,9 @@ static size_t stack_byte_count(void) {
     return (count + 4095) & ~(size_t)4095;
 }
 
-static int start(struct ptreclaim_wiped_on_fork *wiped) {
+/// With signals blocked: a handler that forks here would leave a child that takes what we have
+/// begun for its own, or meet the lock of pthread_atfork.
+static int create_thread(struct ptreclaim_wiped_on_fork *wiped) {
     size_t byte_count = stack_byte_count();
     void *stack = map_stack(byte_count);
     if (!stack) {
@@ -131,15 +133,22 @@ static int start(struct ptreclaim_wiped_on_fork *wiped) {
     pthread_attr_setstack(&attributes, stack, byte_count);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     __atomic_store_n(&wiped->service_thread, STARTING, __ATOMIC_RELEASE);
-    // The thread is born with every signal blocked: the application's handlers are not for it.
-    uint64_t signals = ptreclaim_set_signal_mask(all_but_glibcs);
     pthread_t thread;
     error = pthread_create(&thread, &attributes, serve, wiped);
-    ptreclaim_set_signal_mask(signals);
     pthread_attr_destroy(&attributes);
     if (error) {
         __atomic_store_n(&wiped->service_thread, 0, __ATOMIC_RELEASE);
-        return -error;
+    }
+    return -error;
+}
+
+static int start(struct ptreclaim_wiped_on_fork *wiped) {
+    // The thread is born with every signal blocked: the application's handlers are not for it.
+    uint64_t signals = ptreclaim_set_signal_mask(all_but_glibcs);
+    int error = create_thread(wiped);
+    ptreclaim_set_signal_mask(signals);
+    if (error) {
+        return error;
     }
     uint32_t state;
     while ((state = __atomic_load_n(&wiped->service_thread, __ATOMIC_ACQUIRE)) == STARTING) {
@@ -171,8 +180,13 @@ int ptreclaim_service_run(
     if (!error) {
         current_job = job;
         current_context = context;
-        __atomic_store_n(&wiped->service_answer, WAITING, __ATOMIC_RELAXED);
+        __atomic_store_n(&wiped->service_answer, WAITING, __ATOMIC_SEQ_CST);
         __atomic_store_n(&wiped->service_request, POSTED, __ATOMIC_RELEASE);
+        // A signal handler may have forked since the thread was seen running: in its child nobody
+        // will answer. Had it forked after WAITING was stored, that would be gone, too.
+        if (__atomic_load_n(&wiped->service_thread, __ATOMIC_SEQ_CST) != RUNNING) {
+            return -ECHILD;
+        }
         ptreclaim_futex_wake(&wiped->service_request, 1);
         while (__atomic_load_n(&wiped->service_answer, __ATOMIC_ACQUIRE) == WAITING) {
             ptreclaim_futex_wait(&wiped->service_answer, WAITING, -1);

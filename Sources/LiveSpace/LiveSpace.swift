@@ -67,7 +67,9 @@ internal import CLinuxMM
             throw ReclaimError(.lookFailed, errno: -failed, range: AddressRange(start: 0, end: 0))
         }
         let state = unsafe ptreclaim_live_state()
-        guard unsafe state.pointee.has_pagemap_scan == 0 else { return }
+        // A no is asked again: a descriptor may have been closed under us, and nobody else's
+        // number answers this ioctl with a yes.
+        guard unsafe state.pointee.has_pagemap_scan != 2 else { return }
         let hasScan = ptreclaim_probe_pagemap_scan(pagemap)
         unsafe state.pointee.has_pagemap_scan = hasScan ? 2 : 1
     }

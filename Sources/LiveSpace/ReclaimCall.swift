@@ -21,11 +21,8 @@ public enum ReclaimCall {
         let range = try wholePages(from: start, upTo: end)
         let startTime = ptreclaim_monotonic_nanoseconds()
         guard !range.isEmpty else { return ReclaimReport() }
-        guard let backend = LiveSpace.probeBackend() else {
-            throw ReclaimError(.unsupported, errno: EOPNOTSUPP, range: range)
-        }
         var job = Job(
-            range: range, access: access, maximumTables: maximumTables, backend: backend,
+            range: range, access: access, maximumTables: maximumTables,
             stackAddress: ptreclaim_stack_address())
         switch access {
         case .owned: job.runHere()
@@ -61,19 +58,28 @@ private struct Job {
     let range: AddressRange
     let access: ReclaimAccess
     let maximumTables: Int
-    let backend: Backend
     let stackAddress: UInt
     var outcome: Result<ReclaimReport, ReclaimError> = .success(ReclaimReport())
 
     mutating func runHere() {
-        var space = LiveSpace(backend: backend, stackAddress: stackAddress)
         do throws(ReclaimError) {
+            var space = LiveSpace(backend: try backend(), stackAddress: stackAddress)
             try space.openDescriptors()
             walk(space)
+            space.closeDescriptors()
         } catch {
             outcome = .failure(error)
         }
-        space.closeDescriptors()
+    }
+
+    /// Asked by the thread that does the work: on the service thread nobody closes the probe's
+    /// descriptors, which would make it see a kernel that it is not, or close what has since been
+    /// opened by the same number.
+    private func backend() throws(ReclaimError) -> Backend {
+        guard let backend = LiveSpace.probeBackend() else {
+            throw ReclaimError(.unsupported, errno: EOPNOTSUPP, range: range)
+        }
+        return backend
     }
 
     mutating func runOnServiceThread() {
@@ -99,7 +105,7 @@ private struct Job {
         do throws(ReclaimError) {
             walk(
                 try unsafe LiveSpace(
-                    backend: backend, stackAddress: stackAddress, service: service))
+                    backend: try backend(), stackAddress: stackAddress, service: service))
         } catch {
             outcome = .failure(error)
         }
@@ -109,7 +115,7 @@ private struct Job {
         do throws(ReclaimError) {
             var report = try ReclaimWalk(space: space).reclaim(
                 range, access: access, maximumTables: maximumTables)
-            report.backend = backend
+            report.backend = space.backend
             outcome = .success(report)
         } catch {
             outcome = .failure(error)

@@ -3,21 +3,37 @@
 import Foundation
 import TestSupport
 
-/// Builds of the preload library, in release mode and in directories of their own: `swift test`
-/// holds the lock on `.build`.
+/// Builds of the libraries, in release mode and in directories of their own: `swift test` holds the
+/// lock on `.build`.
 enum ShimBuild {
+    enum Product: String {
+        case preload = "ptreclaim-preload"
+        case library = "ptreclaim-c"
+    }
+
     struct Failure: Error, CustomStringConvertible {
         let description: String
     }
 
-    private static let built = Task {
-        try await build(
-            package: PackageFiles.root, scratch: PackageFiles.root.appending(path: ".build/shim"))
+    private static let preload = Task { try await build(.preload) }
+    private static let library = Task {
+        // One at a time in the directory of both.
+        _ = try await preload.value
+        return try await build(.library)
     }
 
     /// The library as it is, built once for a run of the tests.
-    static func release() async throws -> URL {
-        try await built.value
+    static func release(_ product: Product = .preload) async throws -> URL {
+        switch product {
+        case .preload: try await preload.value
+        case .library: try await library.value
+        }
+    }
+
+    private static func build(_ product: Product) async throws -> URL {
+        try await build(
+            product, package: PackageFiles.root,
+            scratch: PackageFiles.root.appending(path: ".build/shim"))
     }
 
     /// The library with one piece of its source replaced.
@@ -25,7 +41,8 @@ enum ShimBuild {
     /// The package around it is cut down to what the library needs, so nothing is fetched and the
     /// other targets are not planned; every flag is the original's.
     static func mutated(
-        _ name: String, replacing original: String, with replacement: String, in file: String
+        _ name: String, of product: Product = .preload, replacing original: String,
+        with replacement: String, in file: String
     ) async throws -> URL {
         let package = PackageFiles.root.appending(path: ".build/shim-mutants/\(name)")
         let files = FileManager.default
@@ -54,15 +71,18 @@ enum ShimBuild {
         }
         try pieces.joined(separator: replacement)
             .write(to: target, atomically: true, encoding: .utf8)
-        return try await build(package: package, scratch: package.appending(path: ".build"))
+        return try await build(
+            product, package: package, scratch: package.appending(path: ".build"))
     }
 
-    private static func build(package: URL, scratch: URL) async throws -> URL {
+    private static func build(
+        _ product: Product, package: URL, scratch: URL
+    ) async throws -> URL {
         try await run([
-            "swift", "build", "-c", "release", "--product", "ptreclaim-preload", "--package-path",
+            "swift", "build", "-c", "release", "--product", product.rawValue, "--package-path",
             package.path(), "--scratch-path", scratch.path(),
         ])
-        return scratch.appending(path: "release/libptreclaim-preload.so")
+        return scratch.appending(path: "release/lib\(product.rawValue).so")
     }
 
     /// Runs a command that builds, with the environment of a build from a shell. Throws unless it
@@ -84,7 +104,7 @@ enum ShimBuild {
         return outcome
     }
 
-    /// The head of the manifest with its settings, and of the targets those of the library.
+    /// The head of the manifest with its settings, and of the targets those of the libraries.
     private static func reducedManifest() throws -> String {
         let manifest = try String(
             contentsOf: PackageFiles.root.appending(path: "Package.swift"), encoding: .utf8)
@@ -99,7 +119,10 @@ enum ShimBuild {
             let package = Package(
                 name: "PTReclaim",
                 products: [
-                    .library(name: "ptreclaim-preload", type: .dynamic, targets: ["Preload"])
+                    .library(
+                        name: "ptreclaim-preload", type: .dynamic, targets: ["Preload", "ShimCore"]),
+                    .library(
+                        name: "ptreclaim-c", type: .dynamic, targets: ["PTReclaimC", "ShimCore"]),
                 ],
                 targets: [
             \(try part(from: "// What Linux offers", upTo: ".systemLibrary("))

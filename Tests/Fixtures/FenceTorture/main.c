@@ -298,8 +298,13 @@ static void print_counters(enum status status) {
     }
 }
 
+static bool something_went_wrong(void) {
+    return counters->lost || counters->refused || counters->wrong_children
+        || counters->failed_calls;
+}
+
 static enum status verdict(void) {
-    if (counters->lost || counters->refused || counters->wrong_children || counters->failed_calls) {
+    if (something_went_wrong()) {
         return LOST;
     }
     if (options.weather->ends_abruptly) {
@@ -400,6 +405,9 @@ int main(int count, char **arguments) {
     for (unsigned round = 0; round < options.round_count && status == RIGHT; round++) {
         options.seed += 1;
         status = in_a_process(run_round, options.seconds + 60);
+        if (something_went_wrong()) {
+            break;
+        }
     }
     print_counters(status);
     return (int)(status != RIGHT ? status : verdict());

@@ -19,7 +19,7 @@ enum {
     SPAN_BYTES = PAGE_BYTES * PAGES_PER_SPAN,
     MOST_WORKERS = 128,
     HANG_SECONDS = 5,
-    CHILD_SECONDS = 20,
+    CHILD_SECONDS = 10,
 };
 
 enum status { RIGHT = 0, LOST = 1, USAGE = 2, HUNG = 3, SKIPPED = 77 };

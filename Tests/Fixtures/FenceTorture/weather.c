@@ -233,7 +233,14 @@ static void break_both_beside_child(struct worker *worker) {
     break_fence(worker, unregister_request, wake_request, true);
 }
 
+/// The child outlives every writer: with it would go what keeps one of them waiting.
 static void end_sleeper(struct worker *worker) {
+    for (unsigned i = 0; i < worker_count; i++) {
+        while (&workers[i] != worker && !atomic_load(&workers[i].has_ended)) {
+            nap();
+            advance(worker);
+        }
+    }
     if (fence.child > 0) {
         check_marks(worker, &fence.marks, "beside a sleeping child");
         kill(fence.child, SIGUSR2);
