@@ -186,7 +186,9 @@ extension LiveSpace {
                 return errno == EINVAL ? lockedOrSpecial(run.start) : .backendFailed
             }
             for index in 0..<run.count {
-                if moveAwayAndDrop(run[index]) != nil { return .backendFailed }
+                if let errno = moveAwayAndDrop(run[index]) {
+                    return errno == ENOMEM ? .tooManyMappings : .backendFailed
+                }
             }
             return nil
         case .mapfixed:
