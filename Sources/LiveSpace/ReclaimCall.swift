@@ -21,9 +21,7 @@ public enum ReclaimCall {
         let range = try wholePages(from: start, upTo: end)
         let startTime = ptreclaim_monotonic_nanoseconds()
         guard !range.isEmpty else { return ReclaimReport() }
-        guard let backend = LiveSpace.probeBackend() else {
-            throw ReclaimError(.unsupported, errno: EOPNOTSUPP, range: range)
-        }
+        guard let backend = LiveSpace.probeBackend() else { throw whyNothingFrees(range) }
         var job = Job(
             range: range, access: access, maximumTables: maximumTables, backend: backend,
             stackAddress: ptreclaim_stack_address())
@@ -37,6 +35,20 @@ public enum ReclaimCall {
             report.durationNanoseconds = ptreclaim_monotonic_nanoseconds() - startTime
             return report
         }
+    }
+
+    /// Nothing frees tables here, or nothing is at hand to find out with.
+    private static func whyNothingFrees(_ range: AddressRange) -> ReclaimError {
+        var space = LiveSpace(backend: .dontneed)
+        do throws(ReclaimError) {
+            try space.openDescriptors(for: range)
+            space.closeDescriptors()
+        } catch {
+            return error
+        }
+        return LiveSpace.hasRoomToProbe()
+            ? ReclaimError(.unsupported, errno: EOPNOTSUPP, range: range)
+            : ReclaimError(.lookFailed, errno: ENOMEM, range: range)
     }
 
     private static func wholePages(
@@ -66,7 +78,7 @@ private struct Job {
     mutating func runHere() {
         var space = LiveSpace(backend: backend, stackAddress: stackAddress)
         do throws(ReclaimError) {
-            try space.openDescriptors()
+            try space.openDescriptors(for: range)
             walk(space)
         } catch {
             outcome = .failure(error)
@@ -97,7 +109,7 @@ private struct Job {
         do throws(ReclaimError) {
             walk(
                 try unsafe LiveSpace(
-                    backend: backend, stackAddress: stackAddress, service: service))
+                    backend: backend, stackAddress: stackAddress, service: service, range: range))
         } catch {
             outcome = .failure(error)
         }
