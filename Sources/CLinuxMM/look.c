@@ -8,16 +8,8 @@ static const uintptr_t LONGEST_SCAN_BYTES = 1ul << 40;
 static uintptr_t span_of(uintptr_t address) { return address & ~(uintptr_t)(SPAN_BYTES - 1); }
 
 bool ptreclaim_probe_pagemap_scan(int pagemap_fd) {
-    uintptr_t page = (uintptr_t)&page & ~(uintptr_t)(PAGE_BYTES - 1);
-    struct ptreclaim_page_region region;
-    struct ptreclaim_pm_scan_arg argument = {
-        .start = page,
-        .end = page + PAGE_BYTES,
-        .vec = (uint64_t)(uintptr_t)&region,
-        .vec_len = 1,
-        .category_mask = PTRECLAIM_PAGE_IS_PRESENT,
-        .return_mask = PTRECLAIM_PAGE_IS_PRESENT,
-    };
+    // Of no page: it costs 0.3 us.
+    struct ptreclaim_pm_scan_arg argument = {0};
     return ptreclaim_pagemap_scan(pagemap_fd, &argument) >= 0;
 }
 

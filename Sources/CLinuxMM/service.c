@@ -116,6 +116,10 @@ static size_t stack_byte_count(void) {
 /// With signals blocked: a handler that forks here would leave a child that takes what we have
 /// begun for its own, or meet the lock of pthread_atfork.
 static int create_thread(struct ptreclaim_wiped_on_fork *wiped) {
+    // Under a filter there is no fence to be had, and a start might be what it kills for.
+    if (ptreclaim_has_seccomp_filter()) {
+        return -EPERM;
+    }
     size_t byte_count = stack_byte_count();
     void *stack = map_stack(byte_count);
     if (!stack) {

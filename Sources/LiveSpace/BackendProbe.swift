@@ -45,11 +45,19 @@ extension LiveSpace {
         return false
     }
 
+    /// Whether a probe has the mapping that it needs (ENOMEM: `vm.max_map_count`, RLIMIT_AS).
+    static func hasRoomToProbe() -> Bool {
+        guard let area = mapProbeArea() else { return false }
+        return Syscalls.unmap(area) == nil
+    }
+
+    private static func mapProbeArea() -> AddressRange? {
+        Syscalls.mapAnywhere(
+            byteCount: 2 * PageGeometry.spanByteCount, protection: Syscalls.readWrite)
+    }
+
     private static func freesOnce(_ backend: Backend) -> Bool? {
-        guard
-            let area = Syscalls.mapAnywhere(
-                byteCount: 2 * PageGeometry.spanByteCount, protection: Syscalls.readWrite)
-        else { return nil }
+        guard let area = mapProbeArea() else { return nil }
         defer { _ = Syscalls.unmap(area) }
         // A huge page has no table to free.
         _ = Syscalls.madvise(area, Syscalls.adviseNoHugePage)

@@ -16,6 +16,8 @@ internal import CLinuxMM
     public let backend: Backend
     private var pagemap: Int32 = -1
     private var maps: Int32 = -1
+    /// Whether an empty table can be told from a missing one: PAGEMAP_SCAN is there, and open to us.
+    public private(set) var showsTables = false
     /// An address on the stack of the thread that called; 0 where nobody did.
     private let stackAddress: UInt
     /// Nil on a thread that opens no fences.
@@ -33,22 +35,26 @@ internal import CLinuxMM
 
     /// On the service thread, with its descriptors.
     init(
-        backend: Backend, stackAddress: UInt, service: UnsafeMutablePointer<ptreclaim_service>
+        backend: Backend, stackAddress: UInt, service: UnsafeMutablePointer<ptreclaim_service>,
+        range: AddressRange
     ) throws(ReclaimError) {
         self.backend = backend
         self.stackAddress = stackAddress
         unsafe self.service = service
         pagemap = unsafe service.pointee.pagemap
         maps = unsafe service.pointee.maps
-        try checkDescriptors()
+        try checkDescriptors(range)
     }
 
     /// Opens what looks need.
+    /// - Parameter range: what is going to be looked at, for the error.
     /// - Throws: `.lookFailed` with the errno of open; procfs is missing or closed to us.
-    public mutating func openDescriptors() throws(ReclaimError) {
+    public mutating func openDescriptors(
+        for range: AddressRange = AddressRange(start: 0, end: 0)
+    ) throws(ReclaimError) {
         pagemap = ptreclaim_open_self_pagemap()
         maps = ptreclaim_open_self_maps()
-        do { try checkDescriptors() } catch {
+        do { try checkDescriptors(range) } catch {
             closeDescriptors()
             throw error
         }
@@ -61,17 +67,13 @@ internal import CLinuxMM
         maps = -1
     }
 
-    private func checkDescriptors() throws(ReclaimError) {
+    private mutating func checkDescriptors(_ range: AddressRange) throws(ReclaimError) {
         guard pagemap >= 0, maps >= 0 else {
             let failed = pagemap < 0 ? pagemap : maps
-            throw ReclaimError(.lookFailed, errno: -failed, range: AddressRange(start: 0, end: 0))
+            throw ReclaimError(.lookFailed, errno: -failed, range: range)
         }
-        let state = unsafe ptreclaim_live_state()
-        // A no is asked again: a descriptor may have been closed under us, and nobody else's
-        // number answers this ioctl with a yes.
-        guard unsafe state.pointee.has_pagemap_scan != 2 else { return }
-        let hasScan = ptreclaim_probe_pagemap_scan(pagemap)
-        unsafe state.pointee.has_pagemap_scan = hasScan ? 2 : 1
+        // Each time: a seccomp filter may have come, a descriptor may have been closed under us.
+        showsTables = ptreclaim_probe_pagemap_scan(pagemap)
     }
 
     public var discardFreesTables: Bool { backend == .dontneed }
@@ -108,10 +110,6 @@ internal import CLinuxMM
 // MARK: - Looking
 
 extension LiveSpace {
-    public var showsTables: Bool {
-        unsafe ptreclaim_live_state().pointee.has_pagemap_scan == 2
-    }
-
     public func firstPopulatedPage(in range: AddressRange) throws(ReclaimError) -> UInt? {
         var page: UInt = 0
         let found = unsafe ptreclaim_first_populated(
@@ -188,7 +186,9 @@ extension LiveSpace {
                 return errno == EINVAL ? lockedOrSpecial(run.start) : .backendFailed
             }
             for index in 0..<run.count {
-                if moveAwayAndDrop(run[index]) != nil { return .backendFailed }
+                if let errno = moveAwayAndDrop(run[index]) {
+                    return errno == ENOMEM ? .tooManyMappings : .backendFailed
+                }
             }
             return nil
         case .mapfixed:

@@ -64,7 +64,7 @@ private struct Job {
     mutating func runHere() {
         do throws(ReclaimError) {
             var space = LiveSpace(backend: try backend(), stackAddress: stackAddress)
-            try space.openDescriptors()
+            try space.openDescriptors(for: range)
             walk(space)
             space.closeDescriptors()
         } catch {
@@ -76,10 +76,22 @@ private struct Job {
     /// descriptors, which would make it see a kernel that it is not, or close what has since been
     /// opened by the same number.
     private func backend() throws(ReclaimError) -> Backend {
-        guard let backend = LiveSpace.probeBackend() else {
-            throw ReclaimError(.unsupported, errno: EOPNOTSUPP, range: range)
-        }
+        guard let backend = LiveSpace.probeBackend() else { throw whyNothingFrees() }
         return backend
+    }
+
+    /// Nothing frees tables here, or nothing is at hand to find out with.
+    private func whyNothingFrees() -> ReclaimError {
+        var space = LiveSpace(backend: .dontneed)
+        do throws(ReclaimError) {
+            try space.openDescriptors(for: range)
+            space.closeDescriptors()
+        } catch {
+            return error
+        }
+        return LiveSpace.hasRoomToProbe()
+            ? ReclaimError(.unsupported, errno: EOPNOTSUPP, range: range)
+            : ReclaimError(.lookFailed, errno: ENOMEM, range: range)
     }
 
     mutating func runOnServiceThread() {
@@ -105,7 +117,8 @@ private struct Job {
         do throws(ReclaimError) {
             walk(
                 try unsafe LiveSpace(
-                    backend: try backend(), stackAddress: stackAddress, service: service))
+                    backend: try backend(), stackAddress: stackAddress, service: service,
+                    range: range))
         } catch {
             outcome = .failure(error)
         }

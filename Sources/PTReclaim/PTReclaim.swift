@@ -26,13 +26,17 @@ public typealias ReclaimAccess = ReclaimCore.ReclaimAccess
 /// call runs: memory whose contents are in its page tables is freed behind a fence (userfaultfd),
 /// at which a thread that touches an empty span waits some microseconds. The call asks one thing:
 /// the range stays mapped as it is. Who unmaps a part of it and maps something new at the same
-/// address while the call runs may lose what is written there. The fence needs CAP_SYS_PTRACE,
-/// `vm.unprivileged_userfaultfd` or access to `/dev/userfaultfd`, and no seccomp filter; without
-/// it only shared mappings are done, and private ones are kept as `.fenceUnavailable`. Private
-/// mappings of files are kept as `.privateFile`, memory that another userfaultfd watches as
-/// `.writeProtectRegistered` or `.registered`. The first such call starts a thread, on which all
-/// of them run, one after the other. Kernels without PT_RECLAIM free behind a fence only what
-/// lies in VMAs without attributes; the rest is kept as `.losesAttributes`.
+/// address while the call runs may lose what is written there.
+///
+/// The fence needs CAP_SYS_PTRACE, `vm.unprivileged_userfaultfd` or access to `/dev/userfaultfd`,
+/// and no seccomp filter: with one on, neither a thread nor a userfaultfd is tried, for which it
+/// might kill. Without a fence only shared mappings are done, and private ones are kept as
+/// `.fenceUnavailable`; at `vm.max_map_count` as `.tooManyMappings`. Private mappings of files are
+/// kept as `.privateFile`, memory that another userfaultfd watches as `.writeProtectRegistered` or
+/// `.registered`. The first such call starts a thread, on which all of them run, one after the
+/// other; it keeps its descriptors, so later calls need none. Kernels without PT_RECLAIM free
+/// behind a fence only what lies in VMAs without attributes; the rest is kept as
+/// `.losesAttributes`.
 ///
 /// With `.owned` nobody uses the contents either: no other thread reads, writes, maps or unmaps
 /// any part of the range until the call returns. What another thread writes there meanwhile may be
@@ -49,8 +53,10 @@ public typealias ReclaimAccess = ReclaimCore.ReclaimAccess
 /// - Returns: what was done.
 /// - Throws: `.invalidRange` with EINVAL: the start is not page-aligned, or the end is above user
 ///   space (2^47). `.lookFailed` with the errno of open, where procfs is missing or closed to us
-///   (ENOENT, EACCES, EMFILE, ENFILE), or of the look. `.unsupported` with EOPNOTSUPP: nothing
-///   that this version knows frees tables on this kernel. What was freed before stays freed.
+///   (ENOENT, EMFILE, ENFILE; EACCES after setuid, until `prctl(PR_SET_DUMPABLE)`), with that of
+///   the look, or with ENOMEM where the first call has no mapping left to measure with.
+///   `.unsupported` with EOPNOTSUPP: nothing that this version knows frees tables on this kernel.
+///   What was freed before stays freed.
 ///
 /// The corresponding kernel call is `madvise(MADV_PT_RECLAIM)`, proposed on linux-mm in June 2024
 /// and never merged.

@@ -5,7 +5,6 @@ import Foundation
 import LiveSpace
 import PTReclaim
 import ReclaimCore
-import Synchronization
 import TestSupport
 import Testing
 
@@ -263,22 +262,25 @@ struct BadInputTests {
     ]
 
     /// Plays `kind`, and checks that the report is as it says, and true.
-    func play(_ kind: Kind, _ access: Access) throws {
+    static func play(_ kind: Kind, _ access: Access) throws {
         let memory = TestMemory(3)
         try kind.make(memory)
         let before = try memory.states()
-        #expect(before == [.empty, .populated, .empty])
-        let told = access == .owned ? kind.owned : kind.shared
-        let report = try ptReclaim(range: memory.range, access: access)
-        #expect(report.told == [told: 2, "populated": 1])
-        #expect(try memory.states() == (told == "freed" ? [.absent, .populated, .absent] : before))
+        say(before == [.empty, .populated, .empty], "\(kind.name): \(before)")
+        let answer = access == .owned ? kind.owned : kind.shared
+        let told = try ptReclaim(range: memory.range, access: access).told
+        say(told == [answer: 2, "populated": 1], "\(kind.name), \(access): \(told)")
+        let after = try memory.states()
+        say(
+            after == (answer == "freed" ? [.absent, .populated, .absent] : before),
+            "\(kind.name), \(access): \(after)")
         try memory.protect(nil, PROT_READ | PROT_WRITE)
-        #expect(memory.changedBytes() == [])
+        say(memory.changedBytes() == [], "\(kind.name), \(access): bytes have changed")
     }
 
     @Test(arguments: kinds, Weather.accesses)
     func eachKindOfMemoryHasItsAnswer(kind: Kind, access: Access) throws {
-        try play(kind, access)
+        try Self.play(kind, access)
     }
 
     /// The table goes, the lock stays, and what is locked stays where it is.
@@ -362,6 +364,13 @@ struct BadInputTests {
         .enabled(if: Weather.hasHugePages, "needs 2 MiB pages in /proc/sys/vm/nr_hugepages"),
         arguments: Weather.bothAccesses)
     func hugetlbMemoryIsSpecial(access: Access) throws {
+        try Self.playHugetlb(access)
+    }
+
+    /// - Parameter ofFile: what is told of a file's huge pages.
+    static func playHugetlb(
+        _ access: Access, ofFile: [String: Int] = ["specialVMA": 2]
+    ) throws {
         let pages = try #require(HugePages(3))
         defer { pages.giveBack() }
         let file = Weather.makeHugeFile(byteCount: 4 << 20)
@@ -372,8 +381,9 @@ struct BadInputTests {
             let memory = TestMemory(2)
             try memory.map(nil, how | MAP_NORESERVE, file: descriptor)
             memory.write(1)
-            #expect(try ptReclaim(range: memory.range, access: access).told == ["specialVMA": 2])
-            #expect(memory.changedBytes() == [])
+            let told = try ptReclaim(range: memory.range, access: access).told
+            say(told == (descriptor < 0 ? ["specialVMA": 2] : ofFile), "\(told)")
+            say(memory.changedBytes() == [], "bytes have changed")
         }
     }
 
@@ -448,6 +458,10 @@ struct BadInputTests {
     /// perf, which is PFN-mapped.
     @Test(.enabled(if: Weather.hasRing, "needs io_uring"), arguments: Weather.bothAccesses)
     func aRingOfIOURingIsSpecial(access: Access) throws {
+        try Self.playRing(access)
+    }
+
+    static func playRing(_ access: Access) throws {
         let ring = Weather.makeRing()
         try check(Int(ring))
         defer { _ = ptreclaim_close(ring) }
@@ -465,12 +479,11 @@ struct BadInputTests {
         }
         let report = try ptReclaim(range: address..<end, access: access)
         let whole = AddressRange(start: address, end: end).wholeSpans.count
-        #expect(report.kept[.specialVMA] == whole)
-        #expect(report.tablesExamined == whole)
-        #expect(whole > 0)
+        say(whole > 0 && report.told["specialVMA"] == whole, "\(report.told)")
+        say(report.tablesExamined == whole, "\(report.tablesExamined) of \(whole)")
         for place in [address, end - 1] {
             let byte = unsafe UnsafePointer<UInt8>(bitPattern: place)?.pointee
-            #expect(byte == 9)
+            say(byte == 9, "\(byte ?? 0)")
         }
     }
 
@@ -549,30 +562,17 @@ struct BadInputTests {
         #expect(answer == "kept")
     }
 
-    /// The main thread of a test process sleeps in dispatch for ever, so a signal takes us onto its
-    /// stack, which grows by faults and is no mapping of pthread's.
+    /// It grows by faults, and is no mapping of pthread's.
     @Test(arguments: Weather.bothAccesses)
     func theMainThreadsOwnStackIsKept(access: Access) async {
         await #expect(processExitsWith: .success) { [name = "\(access)"] in
-            unsafe MainStack.access = name == "owned" ? .owned : .shared
-            signal(SIGUSR2) { _ in MainStack.play() }
-            let main = ptreclaim_getpid()
-            ptreclaim_syscall(Int(SYS_tgkill), Int(main), Int(main), Int(SIGUSR2), 0, 0, 0)
-            for _ in 0..<2000 where MainStack.answer.withLock({ $0 == nil }) { usleep(10_000) }
-            let answer = MainStack.answer.withLock { $0 }
-            say(answer == "kept in [stack]", answer ?? "no answer")
-        }
-    }
-
-    private enum MainStack {
-        // Sound: set before the signal is sent, and read by its handler.
-        nonisolated(unsafe) static var access = Access.owned
-        static let answer = Mutex<String?>(nil)
-
-        static func play() {
-            let main = Weather.mapping(at: ptreclaim_stack_address()) ?? "nothing"
-            let said = playOwnStack(2 << 20, unsafe access)
-            answer.withLock { $0 = "\(said) in \(main.split(separator: " ").last ?? "")" }
+            var answer = "no answer"
+            let isDone = MainThread.run {
+                let here = Weather.mapping(at: ptreclaim_stack_address()) ?? ""
+                let said = BadInputTests.playOwnStack(2 << 20, name == "owned" ? .owned : .shared)
+                answer = "\(said) in \(here.split(separator: " ").last ?? "nothing")"
+            }
+            say(isDone && answer == "kept in [stack]", answer)
         }
     }
 

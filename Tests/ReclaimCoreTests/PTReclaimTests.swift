@@ -38,22 +38,6 @@ struct PTReclaimTests {
             try playground.states()[0..<4] == [.absent, .absent, .populated, .absent])
     }
 
-    @Test func saysWhenNoDescriptorIsToBeHad() async {
-        await #expect(processExitsWith: .success) {
-            // The first call measures the kernel, and wants descriptors of its own.
-            try ptReclaim(range: 1 << 44..<(1 << 44) + 4096, access: .owned)
-            var limit = rlimit(rlim_cur: 0, rlim_max: 0)
-            let none = unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-            #expect(none == 0)
-            do throws(ReclaimError) {
-                try ptReclaim(range: 1 << 44..<(1 << 44) + 4096, access: .owned)
-                exit(1)
-            } catch {
-                exit(error.code == .lookFailed && error.errno == EMFILE ? 0 : 2)
-            }
-        }
-    }
-
     @Test func keepsNoDescriptor() async {
         await #expect(processExitsWith: .success) {
             // What the call opens; the test library opens and closes descriptors of its own.

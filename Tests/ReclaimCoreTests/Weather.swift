@@ -3,6 +3,7 @@
 import CLinuxMM
 import Foundation
 import ReclaimCore
+import Synchronization
 import TestSupport
 import Testing
 
@@ -22,6 +23,23 @@ enum Weather {
     static let freesAndShows =
         KernelAbilities.backends.contains(.dontneed) && KernelAbilities.showsTables
     static let needsFreesAndShows: Comment = "needs PT_RECLAIM, Linux 6.14"
+
+    static let hasFenceDevice = isOpen(unsafe ptreclaim_open("/dev/userfaultfd", O_RDWR))
+
+    /// Leaves the calling thread, and threads that it starts, with `capabilities` of the first 32.
+    static func dropCapabilities(but capabilities: UInt32) {
+        // struct __user_cap_header_struct, version 3; two of effective, permitted, inheritable.
+        var header: [UInt32] = [0x2008_0522, 0]
+        var data: [UInt32] = [capabilities, capabilities, 0, 0, 0, 0]
+        let result = unsafe header.withUnsafeMutableBytes { header in
+            unsafe data.withUnsafeMutableBytes { data in
+                ptreclaim_syscall(
+                    Int(SYS_capset), Int(bitPattern: header.baseAddress),
+                    Int(bitPattern: data.baseAddress), 0, 0, 0, 0)
+            }
+        }
+        precondition(result == 0, "capabilities can always be given up")
+    }
 
     static let needsFence: Comment = "needs a userfaultfd: CAP_SYS_PTRACE, no seccomp filter"
 
@@ -211,6 +229,28 @@ func onThread(stackByteCount: Int = 0, _ body: @escaping () -> Int) -> Int {
     precondition(failed == 0, "a test needs a thread")
     pthread_join(thread, nil)
     return box.result
+}
+
+/// The main thread of a test process: it sleeps in dispatch for ever, and glibc takes it for one
+/// that has ended. A signal wakes it.
+enum MainThread {
+    // Sound: set before the signal is sent, and read by its handler alone.
+    nonisolated(unsafe) private static var work: () -> Void = {}
+    private static let isDone = Atomic<Bool>(false)
+
+    /// Runs `work` on the main thread and waits for its end; false where that takes too long.
+    static func run(_ work: @escaping () -> Void) -> Bool {
+        unsafe Self.work = work
+        isDone.store(false, ordering: .sequentiallyConsistent)
+        signal(SIGUSR2) { _ in
+            unsafe MainThread.work()
+            MainThread.isDone.store(true, ordering: .sequentiallyConsistent)
+        }
+        let main = Int(ptreclaim_getpid())
+        ptreclaim_syscall(Int(SYS_tgkill), main, main, Int(SIGUSR2), 0, 0, 0)
+        for _ in 0..<2000 where !isDone.load(ordering: .sequentiallyConsistent) { usleep(10_000) }
+        return isDone.load(ordering: .sequentiallyConsistent)
+    }
 }
 
 private final class ThreadBody {

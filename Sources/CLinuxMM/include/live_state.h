@@ -31,7 +31,6 @@ struct ptreclaim_wiped_on_fork {
 struct ptreclaim_live_state {
     uint32_t backend; // a `Backend` of ReclaimCore; 0: not probed, or nothing frees tables
     bool has_procmap_query;
-    uint8_t has_pagemap_scan; // 0: not probed, 1: no, 2: yes
     uintptr_t scratch; // first of PTRECLAIM_SCRATCH_SLOTS spans, PROT_NONE; never unmapped
     struct ptreclaim_wiped_on_fork *_Nullable wiped_on_fork;
     /// Ends of mappings after which an unused reserve reaches up to the next span boundary: an

@@ -22,9 +22,10 @@ struct ptreclaim_service {
 /// Runs `job(context, service)` on the service thread, which is started on first need, and waits
 /// for it. Callers take turns. Not for signal handlers.
 ///
-/// Returns 0, or -errno and the job has not run: -EAGAIN, -ENOMEM no thread is to be had, -ENOSYS
-/// no descriptor table of its own (close_range, Linux 5.9), -ECHILD this process is a child that
-/// was forked, in a signal handler, out of the wait.
+/// Returns 0, or -errno and the job has not run: -EAGAIN, -ENOMEM no thread is to be had, -EPERM
+/// a seccomp filter is on and nothing was tried, -ENOSYS no descriptor table of its own
+/// (close_range, Linux 5.9), -ECHILD this process is a child that was forked, in a signal handler,
+/// out of the wait.
 int ptreclaim_service_run(
     void (*job)(void *context, struct ptreclaim_service *service), void *context);
 

@@ -77,7 +77,9 @@ struct ptreclaim_report {
 // Returns 0, or -1 and sets errno. Tables that were freed before an error stay freed.
 //   EINVAL      address, length, access or report->size is wrong
 //   EOPNOTSUPP  nothing frees tables on this kernel
-//   ENOENT, EACCES, EMFILE, ENFILE  procfs is missing, closed to us, or no descriptor is left
+//   ENOENT, EACCES, EMFILE, ENFILE  procfs is missing, closed to us (also after setuid, until
+//               prctl(PR_SET_DUMPABLE)), or no descriptor is left
+//   ENOMEM      the first call measures the kernel, and has no mapping left to do it
 // The corresponding kernel call is madvise(MADV_PT_RECLAIM), proposed in June 2024, never merged.
 int ptreclaim(void *address, size_t length, unsigned int access, struct ptreclaim_report *report);
 
