@@ -129,6 +129,14 @@ let package = Package(
         .executableTarget(
             name: "jemalloc-victim", dependencies: ["CJemalloc", "CStatsPage"],
             path: "Tests/Fixtures/Victim", cSettings: cSettings),
+        // Examples, run by the tests. Not products.
+        .executableTarget(
+            name: "example-call", dependencies: ["PTReclaim"], path: "Tests/Examples/swift",
+            swiftSettings: hostSettings),
+        .executableTarget(
+            name: "example-virtio-mem",
+            dependencies: ["PTReclaim", "ReclaimCore", "ProcFS", "CLinuxMM"],
+            path: "Tests/Examples/virtio-mem", swiftSettings: hostSettings),
         .target(
             name: "TestSupport",
             dependencies: ["ProcFS", "ReclaimCore", "PageTableModel", "LiveSpace", "CLinuxMM"],
