@@ -137,6 +137,11 @@ let package = Package(
             name: "example-virtio-mem",
             dependencies: ["PTReclaim", "ReclaimCore", "ProcFS", "CLinuxMM"],
             path: "Tests/Examples/virtio-mem", swiftSettings: hostSettings),
+        // The same for the C library's fence. It loads the library by name, so that a test can give
+        // it one that is wrong on purpose.
+        .executableTarget(
+            name: "fence-torture", dependencies: ["CReclaim"], path: "Tests/Fixtures/FenceTorture",
+            cSettings: cSettings),
         .target(
             name: "TestSupport",
             dependencies: ["ProcFS", "ReclaimCore", "PageTableModel", "LiveSpace", "CLinuxMM"],

@@ -141,7 +141,8 @@ long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintp
     long result = ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_REGISTER, &registration);
     // What was never registered is never unregistered: before Linux 6.13 that would take away
     // somebody else's registration.
-    if (result >= 0) {
+    fence->was_up = result >= 0;
+    if (fence->was_up) {
         result = free_what_is_still_empty(fence, start, end);
         struct ptreclaim_uffd_range range = registration.range;
         long unregistered =
@@ -153,7 +154,6 @@ long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintp
             // where nobody else holds the descriptor: hence the service thread's own table.
             ptreclaim_close(fence->userfaultfd);
             fence->userfaultfd = -1;
-            fence->is_broken = true;
         }
     }
     leave_gate(word);

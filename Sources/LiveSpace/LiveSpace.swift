@@ -222,6 +222,7 @@ extension LiveSpace {
         let result = unsafe ptreclaim_fenced_free(&fence, run.start, run.end)
         unsafe service.pointee.userfaultfd = fence.userfaultfd
         guard result < 0 else { return nil }
+        if fence.was_up { return .backendFailed }
         switch Int32(-result) {
         case EBUSY: return registration(at: run.start) ?? .registered
         case ENOMEM: return .tooManyMappings

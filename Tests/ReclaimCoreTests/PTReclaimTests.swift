@@ -38,54 +38,6 @@ struct PTReclaimTests {
             try playground.states()[0..<4] == [.absent, .absent, .populated, .absent])
     }
 
-    @Test func roundsTheLengthUpToPages() throws {
-        let span = playground.span(0)
-        let report = try ptReclaim(range: span.start..<span.end - 4095, access: .owned)
-        #expect(report.tablesFreed == 1)
-        let short = playground.span(1)
-        let partial = try ptReclaim(range: short.start..<short.end - 4096, access: .owned)
-        #expect(partial.tablesFreed == 0)
-        #expect(partial.kept[.partial] == 1)
-    }
-
-    @Test func anEmptyRangeDoesNothing() throws {
-        let start = playground.window.start
-        #expect(try ptReclaim(range: start..<start, access: .owned) == ReclaimReport())
-    }
-
-    static let wrongRanges: [Range<UInt>] = [
-        4097..<8192, 4097..<4097, 0..<(1 << 47) + 1, (1 << 47)..<(1 << 48), 0..<UInt.max,
-        (UInt.max - 4095)..<UInt.max,
-    ]
-
-    @Test(arguments: wrongRanges)
-    func refusesWrongRanges(range: Range<UInt>) throws {
-        #expect(
-            throws: ReclaimError(
-                .invalidRange, errno: EINVAL,
-                range: AddressRange(start: range.lowerBound, end: range.upperBound))
-        ) {
-            try ptReclaim(range: range, access: .owned)
-        }
-    }
-
-    @Test func holesAreNoError() throws {
-        let report = try ptReclaim(
-            range: playground.span(20).start..<playground.span(21).end, access: .owned)
-        #expect(report.tablesFreed == 0)
-        #expect(report.kept[.unmapped] == 2)
-    }
-
-    @Test func keepsTheTableOfLockedMemory() throws {
-        try playground.write(7, at: playground.span(0).start)
-        let locked = playground.pages(0..<1)
-        let errno = unsafe mlock(UnsafeRawPointer(bitPattern: locked.start)!, 4096)
-        #expect(errno == 0)
-        let report = try ptReclaim(range: addresses(0..<pagesPerSpan), access: .owned)
-        #expect(report.tablesFreed == 0)
-        #expect(try playground.read(at: locked.start) == 7)
-    }
-
     @Test func saysWhenNoDescriptorIsToBeHad() async {
         await #expect(processExitsWith: .success) {
             // The first call measures the kernel, and wants descriptors of its own.

@@ -222,7 +222,7 @@ struct RuleTests {
         let result = unsafe ptreclaim_fenced_free(
             &fence, space.span(0).start, space.span(3).end)
         #expect(result == 0)
-        #expect(!fence.is_broken)
+        #expect(fence.was_up)
         #expect(try space.states().picture.hasPrefix("..P."))
         #expect(try space.read(at: address) == 0x99)
     }

@@ -16,13 +16,13 @@ enum ptreclaim_fenced_free {
 };
 
 struct ptreclaim_fence {
-    int userfaultfd;
+    int userfaultfd;     // -1 on return: an error was met behind the fence, and it is closed
     int pagemap;
     bool has_pagemap_scan;
     uint32_t how;        // a ptreclaim_fenced_free
     int protection;      // of the VMA; what a MAP_FIXED maps again
     bool is_noreserve;   // the same
-    bool is_broken;      // out: an error was met, and the userfaultfd is closed
+    bool was_up;         // out: the range was fenced; an error is of the look or of the free
 };
 
 /// Frees the PTE tables of the spans in `start ..< end` whose 512 entries are all none, with every
@@ -30,7 +30,8 @@ struct ptreclaim_fence {
 ///
 /// Returns 0, or -errno, with everything as it was but for tables that were freed before:
 /// -EBUSY another userfaultfd holds the range, -ENOMEM `vm.max_map_count`, -EINVAL memory that
-/// cannot be registered, -EAGAIN the process is forking. No thread is left waiting, ever.
+/// cannot be registered, -EAGAIN the process is forking, where the fence was not up; what the look
+/// or the free said, where it was. No thread is left waiting, ever.
 ///
 /// The caller's stack must be populated in each span that it touches. Runs on any thread; nothing
 /// in it allocates.
