@@ -131,6 +131,14 @@ let package = Package(
         .executableTarget(
             name: "jemalloc-victim", dependencies: ["CJemalloc", "CStatsPage"],
             path: "Tests/Fixtures/Victim", cSettings: cSettings),
+        // Examples, run by the tests. Not products.
+        .executableTarget(
+            name: "example-call", dependencies: ["PTReclaim"], path: "Tests/Examples/swift",
+            swiftSettings: hostSettings),
+        .executableTarget(
+            name: "example-virtio-mem",
+            dependencies: ["PTReclaim", "ReclaimCore", "ProcFS", "CLinuxMM"],
+            path: "Tests/Examples/virtio-mem", swiftSettings: hostSettings),
         // The same for the C library's fence. It loads the library by name, so that a test can give
         // it one that is wrong on purpose.
         .executableTarget(

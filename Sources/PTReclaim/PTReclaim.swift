@@ -1,16 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import LiveSpace
-public import ReclaimCore
-
-/// What a call did: tables examined, freed, kept by reason, VmPTE before and after in bytes.
-public typealias ReclaimReport = ReclaimCore.ReclaimReport
-/// Why a table was kept.
-public typealias KeptReason = ReclaimCore.KeptReason
-/// What a call failed with: a code, the kernel's errno and the range.
-public typealias ReclaimError = ReclaimCore.ReclaimError
-/// Who else may touch the range during a call: anybody, or nobody.
-public typealias ReclaimAccess = ReclaimCore.ReclaimAccess
+// The report, the reasons and the errors, with their members: a client with MemberImportVisibility
+// sees none of them through a mere type alias.
+@_exported public import ReclaimCore
 
 /// Frees the PTE tables in `range` that map nothing: a PTE table is a page of 4 KiB that maps a
 /// span of 2 MiB, and stays when an allocator gives the pages back.
