@@ -360,7 +360,7 @@ struct BadWeatherTests {
             let guarded = TestMemory(1)
             try guarded.map()
             try guarded.makeEmptyTables()
-            if KernelAbilities.hasGuards {
+            if KernelAbilities.hasGuards(.anonymous) {
                 try check(ptreclaim_madvise(guarded.spans.start + 4096, 4096, 102))
             }
             if isLater { try Scene.start(.owned) }
@@ -385,7 +385,7 @@ struct BadWeatherTests {
             scene.expectBytes()
             // A marker is seen without the ioctl, too.
             let told = try ptReclaim(range: guarded.range, access: .owned).told
-            say(told == (KernelAbilities.hasGuards ? ["populated": 1] : ["freed": 1]), "\(told)")
+            say(told == (KernelAbilities.hasGuards(.anonymous) ? ["populated": 1] : ["freed": 1]), "\(told)")
         }
     }
 
