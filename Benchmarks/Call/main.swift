@@ -64,15 +64,22 @@ func fail(_ message: String) -> Never {
     }
 }
 
-/// Every system call of `ptReclaim` for one run of empty tables, in its order.
+/// Every system call of `ptReclaim` for runs of empty tables, in its order.
 @safe struct BareSequence {
     let form: Form
-    let start: UInt
-    let end: UInt
+    let runs: [Range<UInt>]
     let scratch: UInt
     let withLooks: Bool
 
     func run(pagemap: Int32, maps: Int32, userfaultfd: Int32) {
+        for run in runs {
+            self.run(run.lowerBound, run.upperBound, pagemap, maps, userfaultfd)
+        }
+    }
+
+    private func run(
+        _ start: UInt, _ end: UInt, _ pagemap: Int32, _ maps: Int32, _ userfaultfd: Int32
+    ) {
         var page: UInt = 0
         var first: UInt = 0
         var last: UInt = 0
@@ -86,8 +93,8 @@ func fail(_ message: String) -> Never {
         switch form {
         case .dontneed:
             _ = ptreclaim_madvise(start, Int(end - start), PTRECLAIM_MADV_DONTNEED_LOCKED)
-        case .remap: remap()
-        case .fenced: fence(pagemap, userfaultfd)
+        case .remap: remap(start, end)
+        case .fenced: fence(start, end, pagemap, userfaultfd)
         }
         if withLooks {
             _ = unsafe ptreclaim_first_tables(pagemap, start, end, 512, &first, &last)
@@ -95,7 +102,7 @@ func fail(_ message: String) -> Never {
         }
     }
 
-    private func remap() {
+    private func remap(_ start: UInt, _ end: UInt) {
         if withLooks { _ = ptreclaim_madvise(start, Int(end - start), PTRECLAIM_MADV_COLD) }
         let count = Field.spanByteCount
         for span in stride(from: start, to: end, by: count) {
@@ -107,7 +114,9 @@ func fail(_ message: String) -> Never {
         }
     }
 
-    private func fence(_ pagemap: Int32, _ userfaultfd: Int32) {
+    private func fence(
+        _ start: UInt, _ end: UInt, _ pagemap: Int32, _ userfaultfd: Int32
+    ) {
         let most = UInt(64 * Field.spanByteCount)
         var from = start
         while from < end {
@@ -183,8 +192,7 @@ func measureRuns(_ form: Form, samples: Int) {
         func sequence(withLooks: Bool) -> UInt64 {
             field.makeEmpty(0..<spanCount)
             return BareSequence(
-                form: form, start: range.lowerBound, end: range.upperBound, scratch: scratch,
-                withLooks: withLooks
+                form: form, runs: [range], scratch: scratch, withLooks: withLooks
             ).measure()
         }
         for round in 0..<max(samples / max(spanCount / 8, 1), min(samples, 60)) {
@@ -271,7 +279,7 @@ func measureSparse(_ form: Form, samples: Int) {
             .map { $0..<($0 + perPiece) }
         let parameter = "\(form.rawValue), \(pieces == 1 ? "one piece" : "\(pieces) pieces")"
         var whole = Series(name: "sparse", parameter: parameter, series: "call")
-        // The frees alone, run by run.
+        // The frees alone, behind one hand-over.
         var frees = Series(name: "sparse", parameter: parameter, series: "free")
         for _ in 0..<samples {
             for piece in spans { field.makeEmpty(piece) }
@@ -279,15 +287,12 @@ func measureSparse(_ form: Form, samples: Int) {
                 call(
                     field.start..<field.address(of: field.spanCount), form.access,
                     expecting: tables))
-            var sum: UInt64 = 0
-            for piece in spans {
-                field.makeEmpty(piece)
-                sum += BareSequence(
-                    form: form, start: field.address(of: piece.lowerBound),
-                    end: field.address(of: piece.upperBound), scratch: 0, withLooks: false
-                ).measure()
+            for piece in spans { field.makeEmpty(piece) }
+            let runs = spans.map {
+                field.address(of: $0.lowerBound)..<field.address(of: $0.upperBound)
             }
-            frees.nanoseconds.append(sum)
+            frees.nanoseconds.append(
+                BareSequence(form: form, runs: runs, scratch: 0, withLooks: false).measure())
         }
         for series in [whole, frees] { series.print() }
     }

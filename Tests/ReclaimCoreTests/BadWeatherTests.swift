@@ -385,7 +385,9 @@ struct BadWeatherTests {
             scene.expectBytes()
             // A marker is seen without the ioctl, too.
             let told = try ptReclaim(range: guarded.range, access: .owned).told
-            say(told == (KernelAbilities.hasGuards(.anonymous) ? ["populated": 1] : ["freed": 1]), "\(told)")
+            let expected =
+                KernelAbilities.hasGuards(.anonymous) ? ["populated": 1] : ["freed": 1]
+            say(told == expected, "\(told)")
         }
     }
 
