@@ -142,14 +142,16 @@ func fail(_ message: String) -> Never {
         let before = ptreclaim_monotonic_nanoseconds()
         if form == .fenced {
             var copy = self
-            let error = unsafe ptreclaim_service_run(
-                { context, service in
-                    // Sound: the caller waits and keeps the copy alive.
-                    let sequence = unsafe context.assumingMemoryBound(to: BareSequence.self).pointee
-                    unsafe sequence.run(
-                        pagemap: service.pointee.pagemap, maps: service.pointee.maps,
-                        userfaultfd: service.pointee.userfaultfd)
-                }, &copy)
+            let error = unsafe withUnsafeMutablePointer(to: &copy) {
+                unsafe ptreclaim_service_run(
+                    { context, service in
+                        // Sound: the caller waits and keeps the copy alive.
+                        let bare = unsafe context.assumingMemoryBound(to: BareSequence.self).pointee
+                        unsafe bare.run(
+                            pagemap: service.pointee.pagemap, maps: service.pointee.maps,
+                            userfaultfd: service.pointee.userfaultfd)
+                    }, $0)
+            }
             guard error == 0 else { fail("no service thread: errno \(-error)") }
         } else {
             let pagemap = withLooks ? ptreclaim_open_self_pagemap() : -1

@@ -15,6 +15,7 @@ enum Syscalls {
     static let execute: Int32 = 4
     static let readWrite: Int32 = 3
     private static let privateAnonymous: Int32 = 0x4022  // PRIVATE | ANONYMOUS | NORESERVE
+    private static let noReserve: Int32 = 0x4000
     private static let fixed: Int32 = 0x10
     static let adviseNoHugePage: Int32 = 15
 
@@ -35,19 +36,13 @@ enum Syscalls {
             of: ptreclaim_mremap(source.start, byteCount, byteCount, flags, destination.start))
     }
 
-    static func mapOver(_ range: AddressRange, protection: Int32) -> Int32? {
-        errno(
-            of: ptreclaim_mmap(
-                range.start, Int(range.byteCount), protection, privateAnonymous | fixed, -1, 0))
-    }
-
-    /// Maps over a scratch span, so that it stays a VMA of its own between its neighbours, which
-    /// are mapped with MAP_NORESERVE: nothing to split and to merge at the next move.
-    static func coverScratch(_ range: AddressRange) -> Int32? {
-        let privateAnonymousFixed: Int32 = 0x32
+    /// New private anonymous memory in the place of `range`.
+    static func mapOver(
+        _ range: AddressRange, protection: Int32, isNoReserve: Bool = true
+    ) -> Int32? {
+        let flags = (isNoReserve ? privateAnonymous : privateAnonymous & ~noReserve) | fixed
         return errno(
-            of: ptreclaim_mmap(
-                range.start, Int(range.byteCount), noAccess, privateAnonymousFixed, -1, 0))
+            of: ptreclaim_mmap(range.start, Int(range.byteCount), protection, flags, -1, 0))
     }
 
     /// New private anonymous memory anywhere; nil where there is none.

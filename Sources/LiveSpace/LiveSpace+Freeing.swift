@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinuxMM
+
+#if !SHIM_SINGLE_MODULE
+    public import ReclaimCore
+#endif
+
+extension LiveSpace {
+    public func free(_ run: SpanRun, in mapping: Mapping, fenced: Bool) -> KeptReason? {
+        if fenced { return freeBehindFence(run, mapping) }
+        switch backend {
+        case .dontneed:
+            // Also for mlocked memory: nothing that is locked is in these tables.
+            guard let errno = Syscalls.madvise(run.range, PTRECLAIM_MADV_DONTNEED_LOCKED) else {
+                return nil
+            }
+            return errno == EINVAL ? .specialVMA : .backendFailed
+        case .remap:
+            // mremap would take the mlock flag with the table. This advice does nothing to empty
+            // tables, and is refused for what is locked, PFN-mapped or hugetlb.
+            if let errno = Syscalls.madvise(run.range, PTRECLAIM_MADV_COLD) {
+                return errno == EINVAL ? lockedOrSpecial(run.start) : .backendFailed
+            }
+            for index in 0..<run.count {
+                if let errno = moveAwayAndDrop(run[index]) {
+                    return errno == ENOMEM ? .tooManyMappings : .backendFailed
+                }
+            }
+            return nil
+        case .mapfixed:
+            guard let plain = plainMapping(at: run.start, mapping) else { return .losesAttributes }
+            let errno = Syscalls.mapOver(
+                run.range, protection: plain.protection, isNoReserve: plain.isNoReserve)
+            return errno == nil ? nil : .backendFailed
+        }
+    }
+
+    private func lockedOrSpecial(_ address: UInt) -> KeptReason {
+        let flags = ptreclaim_vma_flags(address)
+        return flags >= 0 && flags & Int(PTRECLAIM_VMA_LOCKED) != 0
+            ? .locked : .specialVMA
+    }
+
+    private func freeBehindFence(_ run: SpanRun, _ mapping: Mapping) -> KeptReason? {
+        guard let service = unsafe service, unsafe ptreclaim_service_userfaultfd(service) >= 0
+        else { return .fenceUnavailable }
+        var fence = ptreclaim_fence()
+        fence.userfaultfd = unsafe service.pointee.userfaultfd
+        fence.pagemap = pagemap
+        fence.has_pagemap_scan = showsTables
+        fence.how = UInt32(PTRECLAIM_FENCED_DONTNEED.rawValue)
+        if backend != .dontneed {
+            // Behind a fence mremap moves entries one by one and leaves the table.
+            guard let plain = plainMapping(at: run.start, mapping) else {
+                return registration(at: run.start) ?? .losesAttributes
+            }
+            fence.how = UInt32(PTRECLAIM_FENCED_MAPFIXED.rawValue)
+            fence.protection = plain.protection
+            fence.is_noreserve = plain.isNoReserve
+        }
+        let result = unsafe ptreclaim_fenced_free(&fence, run.start, run.end)
+        unsafe service.pointee.userfaultfd = fence.userfaultfd
+        guard result < 0 else { return nil }
+        if fence.was_up { return .backendFailed }
+        switch Int32(-result) {
+        case EBUSY: return registration(at: run.start) ?? .registered
+        case ENOMEM: return .tooManyMappings
+        case EINVAL: return .specialVMA
+        case EAGAIN: return .forking
+        default: return .fenceUnavailable
+        }
+    }
+
+    /// Whether another userfaultfd has the VMA at `address`, and for what.
+    private func registration(at address: UInt) -> KeptReason? {
+        let flags = ptreclaim_vma_flags(address)
+        guard flags >= 0 else { return nil }
+        if flags & Int(PTRECLAIM_VMA_WRITE_PROTECT_REGISTERED) != 0 {
+            return .writeProtectRegistered
+        }
+        return flags & Int(PTRECLAIM_VMA_REGISTERED) != 0 ? .registered : nil
+    }
+
+    private struct PlainMapping {
+        let protection: Int32
+        let isNoReserve: Bool
+    }
+
+    /// How to map the VMA at `address` again without losing anything; nil where that cannot be.
+    private func plainMapping(at address: UInt, _ mapping: Mapping) -> PlainMapping? {
+        guard mapping.kind == .anonymous else { return nil }
+        let flags = ptreclaim_vma_flags(address)
+        var vma = ptreclaim_vma()
+        guard flags >= 0, flags & Int(PTRECLAIM_VMA_UNUSUAL) == 0,
+            !ptreclaim_has_memory_policy(address),
+            unsafe ptreclaim_find_vma(maps, address, &vma) == 0
+        else { return nil }
+        let protection =
+            (vma.is_readable ? Syscalls.read : 0) | (vma.is_writable ? Syscalls.write : 0)
+            | (vma.is_executable ? Syscalls.execute : 0)
+        return PlainMapping(
+            protection: protection,
+            isNoReserve: flags & Int(PTRECLAIM_VMA_NORESERVE) != 0)
+    }
+}
+
+// MARK: - Backend remap
+
+extension LiveSpace {
+    /// Moves the table of `span` to a scratch span and maps the scratch over.
+    ///
+    /// The scratch is never unmapped: in the gap another thread's mmap could land there and be
+    /// destroyed by the next move (measured: SEGV). Over-mapping leaves no gap.
+    func moveAwayAndDrop(_ span: Span) -> Int32? {
+        guard let scratch = ScratchSpans.claim() else { return EBUSY }
+        defer { ScratchSpans.release(scratch) }
+        if let errno = Syscalls.moveTable(from: span, to: scratch.span) { return errno }
+        // Not with MAP_NORESERVE, as its neighbours were: so it stays a VMA of its own, and there is
+        // nothing to split and to merge at the next move (1.16 x the time).
+        return Syscalls.mapOver(
+            scratch.span.range, protection: Syscalls.noAccess, isNoReserve: false)
+    }
+
+    /// From 6.17 on mremap moves across VMAs; before, it refuses by itself (EFAULT).
+    func isInsideOneVMA(_ span: Span) -> Bool {
+        guard unsafe ptreclaim_live_state().pointee.has_procmap_query else { return true }
+        let descriptor = ptreclaim_open_self_maps()
+        guard descriptor >= 0 else { return false }
+        defer { _ = ptreclaim_close(descriptor) }
+        var vma = ptreclaim_vma()
+        return unsafe ptreclaim_find_vma(descriptor, span.start, &vma) == 0
+            && vma.start <= span.start && span.end <= vma.end
+    }
+}
