@@ -86,7 +86,7 @@ extension ShimTests {
             #expect(try #require(outcome.numbers["weather"]) > 0)
         }
 
-        @Test("A child that a signal handler forks out of a call, at any instruction, gets through")
+        @Test("A child that a signal handler forks out of a call gets through, at any instruction")
         func eachStep() async throws {
             // It ends when it has gone through a call, of about 1,300 instructions.
             let outcome = try await run(

@@ -205,7 +205,7 @@ static void fork_a_sleeper(struct worker *worker) {
 
 static void break_fence(struct worker *worker, unsigned first, unsigned second, bool has_child) {
     // In the middle: fences have gone up and down.
-    if (fence.is_broken || counters->freed < fence.freed + 20) {
+    if (fence.is_broken || counters->freed < fence.freed + 5) {
         nap();
         return;
     }
