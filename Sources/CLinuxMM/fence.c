@@ -22,13 +22,16 @@ static uint32_t *_Nullable gate(void) {
 
 /// False where forks take too long. The wait has an end because a fork may itself be waiting, in
 /// another library's handler, for a lock that our caller holds.
-static bool enter_gate(uint32_t *word) {
+static bool enter_gate(uint32_t *word, bool may_wait) {
     uint64_t deadline = 0;
     for (;;) {
         uint32_t forks = 0;
         if (__atomic_compare_exchange_n(
                 word, &forks, FENCED, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
             return true;
+        }
+        if (!may_wait) {
+            return false;
         }
         uint64_t now = ptreclaim_monotonic_nanoseconds();
         if (!deadline) {
@@ -128,7 +131,7 @@ long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintp
     // A handler that runs on this thread could touch the range and wait for itself. Only now:
     // setuid waits for every thread to take signal 33.
     uint64_t signals = ptreclaim_set_signal_mask(~0ull);
-    if (!enter_gate(word)) {
+    if (!enter_gate(word, fence->may_wait_for_forks)) {
         ptreclaim_set_signal_mask(signals);
         return -EAGAIN;
     }

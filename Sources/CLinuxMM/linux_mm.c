@@ -43,7 +43,13 @@ long ptreclaim_self_vm_pte(void) {
 }
 
 bool ptreclaim_has_seccomp_filter(void) {
-    return status_number("/proc/thread-self/status", "\nSeccomp:") != 0;
+    // On a thread of the application, whose other threads may close what is opened here, and open
+    // something else by its number. Without procfs there is nothing to try again.
+    long filter = -EBADF;
+    for (int tries = 0; tries < 32 && (filter == -EBADF || filter == -ENODATA); tries++) {
+        filter = status_number("/proc/thread-self/status", "\nSeccomp:");
+    }
+    return filter != 0;
 }
 
 uint64_t ptreclaim_monotonic_nanoseconds(void) {

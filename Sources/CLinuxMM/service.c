@@ -15,12 +15,19 @@
 static void (*current_job)(void *context, struct ptreclaim_service *service);
 static void *current_context;
 
+/// What a job may need of the thread's stack, with debug builds in mind, and what starting it needs.
+enum { NEEDED_STACK_BYTES = 192 << 10, SPARE_STACK_BYTES = 64 << 10 };
+
 /// Without the signals of glibc itself: setuid waits for every thread to take number 33.
 static const uint64_t all_but_glibcs = ~(3ull << 31);
 
-enum { IDLE = 1, POSTED = 2 };               // service_request
-enum { WAITING = 1, ANSWERED = 2 };          // service_answer
+enum { IDLE = 1, POSTED = 2, LEFT = 3 };        // service_request
+enum { WAITING = 1, ANSWERED = 2 };             // service_answer
 enum { STARTING = 1, RUNNING = 2, FAILED = 3 }; // service_thread; FAILED + errno
+
+/// So long the thread waits for a next job. It does not stay for ever: a process whose own threads
+/// have all gone ends with its last thread, and must not be kept alive by this one.
+static const uint64_t longest_idleness = 1000000000; // ns
 
 // ---- the callers' lock: 0 free, 1 held, 2 held and waited for -----------------------------------
 
@@ -51,21 +58,52 @@ static int take_own_descriptor_table(void) {
     return (int)ptreclaim_syscall(SYS_close_range, 0, ~0u, unshare, 0, 0, 0);
 }
 
+/// False when none has come for a second. The thread has then said that it leaves, and whoever
+/// comes now starts another.
+static bool wait_for_job(struct ptreclaim_wiped_on_fork *wiped) {
+    uint64_t deadline = ptreclaim_monotonic_nanoseconds() + longest_idleness;
+    for (;;) {
+        uint32_t request = POSTED;
+        if (__atomic_compare_exchange_n(
+                &wiped->service_request, &request, IDLE, false, __ATOMIC_ACQUIRE,
+                __ATOMIC_RELAXED)) {
+            return true;
+        }
+        uint64_t now = ptreclaim_monotonic_nanoseconds();
+        if (now >= deadline) {
+            request = IDLE;
+            if (__atomic_compare_exchange_n(
+                    &wiped->service_request, &request, LEFT, false, __ATOMIC_RELEASE,
+                    __ATOMIC_RELAXED)) {
+                return false;
+            }
+            continue;
+        }
+        ptreclaim_futex_wait(
+            &wiped->service_request, IDLE, (long)((deadline - now) / 1000000) + 1);
+    }
+}
+
+/// Touches the far end of what jobs need of the stack. The near end holds the thread's own data, so
+/// every span that the stack lies in has a page, is never all none, and so is never fenced.
+__attribute__((noinline)) static void touch_stack(void) {
+    volatile char far_end[NEEDED_STACK_BYTES];
+    far_end[0] = 0;
+}
+
 static void *serve(void *argument) {
     struct ptreclaim_wiped_on_fork *wiped = argument;
     ptreclaim_set_signal_mask(all_but_glibcs);
     ptreclaim_syscall(SYS_prctl, PR_SET_NAME, (long)"ptreclaim", 0, 0, 0, 0);
+    touch_stack();
+    // Closed with the table when the thread ends.
     int error = take_own_descriptor_table();
     struct ptreclaim_service service = {.pagemap = -1, .maps = -1, .userfaultfd = -1};
     __atomic_store_n(&wiped->service_request, IDLE, __ATOMIC_RELAXED);
     __atomic_store_n(
         &wiped->service_thread, error ? FAILED + (uint32_t)-error : RUNNING, __ATOMIC_RELEASE);
     ptreclaim_futex_wake(&wiped->service_thread, INT32_MAX);
-    while (!error) {
-        while (__atomic_load_n(&wiped->service_request, __ATOMIC_ACQUIRE) != POSTED) {
-            ptreclaim_futex_wait(&wiped->service_request, IDLE, -1);
-        }
-        __atomic_store_n(&wiped->service_request, IDLE, __ATOMIC_RELAXED);
+    while (!error && wait_for_job(wiped)) {
         // What a job could not open may be to be had now.
         if (service.pagemap < 0) {
             service.pagemap = ptreclaim_open_self_pagemap();
@@ -74,43 +112,12 @@ static void *serve(void *argument) {
             service.maps = ptreclaim_open_self_maps();
         }
         service.has_tried_userfaultfd = false;
+        service.has_met_forks = false;
         current_job(current_context, &service);
         __atomic_store_n(&wiped->service_answer, ANSWERED, __ATOMIC_RELEASE);
         ptreclaim_futex_wake(&wiped->service_answer, 1);
     }
     return 0;
-}
-
-/// A stack between guards, so that it is a VMA of its own, smaller than a span. Its first and its
-/// last page are touched: the spans that it lies in are never all none, and so never fenced.
-static void *map_stack(size_t byte_count) {
-    static void *stack; // a child of fork uses the place again
-    if (stack) {
-        return stack;
-    }
-    const size_t guard = 4096;
-    long address = ptreclaim_mmap(
-        0, byte_count + 2 * guard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (address < 0) {
-        return 0;
-    }
-    char *lowest = (char *)address + guard;
-    if (ptreclaim_syscall(
-            SYS_mprotect, (long)lowest, (long)byte_count, PROT_READ | PROT_WRITE, 0, 0, 0)
-        < 0) {
-        ptreclaim_munmap((uintptr_t)address, byte_count + 2 * guard);
-        return 0;
-    }
-    *(volatile char *)lowest = 0;
-    *(volatile char *)(lowest + byte_count - 1) = 0;
-    stack = lowest;
-    return stack;
-}
-
-static size_t stack_byte_count(void) {
-    long least = sysconf(_SC_THREAD_STACK_MIN);
-    size_t count = (256 << 10) + (least > 0 ? (size_t)least : 0);
-    return (count + 4095) & ~(size_t)4095;
 }
 
 /// With signals blocked: a handler that forks here would leave a child that takes what we have
@@ -119,11 +126,6 @@ static int create_thread(struct ptreclaim_wiped_on_fork *wiped) {
     // Under a filter there is no fence to be had, and a start might be what it kills for.
     if (ptreclaim_has_seccomp_filter()) {
         return -EPERM;
-    }
-    size_t byte_count = stack_byte_count();
-    void *stack = map_stack(byte_count);
-    if (!stack) {
-        return -ENOMEM;
     }
     int error = ptreclaim_install_fork_gate();
     if (error) {
@@ -134,7 +136,9 @@ static int create_thread(struct ptreclaim_wiped_on_fork *wiped) {
     if (error) {
         return -error;
     }
-    pthread_attr_setstack(&attributes, stack, byte_count);
+    long least = sysconf(_SC_THREAD_STACK_MIN);
+    pthread_attr_setstacksize(
+        &attributes, NEEDED_STACK_BYTES + SPARE_STACK_BYTES + (least > 0 ? (size_t)least : 0));
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     __atomic_store_n(&wiped->service_thread, STARTING, __ATOMIC_RELEASE);
     pthread_t thread;
@@ -171,6 +175,29 @@ static int ensure_running(struct ptreclaim_wiped_on_fork *wiped) {
 
 // ---- the call ---------------------------------------------------------------------------------
 
+/// Posts a job to the thread, which is started where there is none.
+static int post(struct ptreclaim_wiped_on_fork *wiped) {
+    for (;;) {
+        int error = ensure_running(wiped);
+        if (error) {
+            return error;
+        }
+        __atomic_store_n(&wiped->service_answer, WAITING, __ATOMIC_RELAXED);
+        uint32_t request = IDLE;
+        if (__atomic_compare_exchange_n(
+                &wiped->service_request, &request, POSTED, false, __ATOMIC_RELEASE,
+                __ATOMIC_ACQUIRE)) {
+            return 0;
+        }
+        if (request != LEFT) {
+            // Zero: a signal handler has forked since the thread was seen running, and we are its
+            // child, to whom nobody would answer.
+            return -ECHILD;
+        }
+        __atomic_store_n(&wiped->service_thread, 0, __ATOMIC_RELEASE);
+    }
+}
+
 int ptreclaim_service_run(
     void (*job)(void *context, struct ptreclaim_service *service), void *context) {
     struct ptreclaim_live_state *state = ptreclaim_live_state();
@@ -180,22 +207,15 @@ int ptreclaim_service_run(
     }
     struct ptreclaim_wiped_on_fork *wiped = state->wiped_on_fork;
     lock(&wiped->service_lock);
-    error = ensure_running(wiped);
+    current_job = job;
+    current_context = context;
+    error = post(wiped);
     if (!error) {
-        current_job = job;
-        current_context = context;
-        __atomic_store_n(&wiped->service_answer, WAITING, __ATOMIC_SEQ_CST);
-        __atomic_store_n(&wiped->service_request, POSTED, __ATOMIC_RELEASE);
-        // A signal handler may have forked since the thread was seen running: in its child nobody
-        // will answer. Had it forked after WAITING was stored, that would be gone, too.
-        if (__atomic_load_n(&wiped->service_thread, __ATOMIC_SEQ_CST) != RUNNING) {
-            return -ECHILD;
-        }
         ptreclaim_futex_wake(&wiped->service_request, 1);
         while (__atomic_load_n(&wiped->service_answer, __ATOMIC_ACQUIRE) == WAITING) {
             ptreclaim_futex_wait(&wiped->service_answer, WAITING, -1);
         }
-        // Zero in the child of a signal handler that forked while we waited.
+        // Zero in the child of a signal handler that forked since the job was posted.
         if (__atomic_load_n(&wiped->service_answer, __ATOMIC_ACQUIRE) != ANSWERED) {
             return -ECHILD;
         }

@@ -49,6 +49,7 @@ extension LiveSpace {
         fence.userfaultfd = unsafe service.pointee.userfaultfd
         fence.pagemap = pagemap
         fence.has_pagemap_scan = showsTables
+        fence.may_wait_for_forks = unsafe !service.pointee.has_met_forks
         fence.how = UInt32(PTRECLAIM_FENCED_DONTNEED.rawValue)
         if backend != .dontneed {
             // Behind a fence mremap moves entries one by one and leaves the table.
@@ -67,7 +68,9 @@ extension LiveSpace {
         case EBUSY: return registration(at: run.start) ?? .registered
         case ENOMEM: return .tooManyMappings
         case EINVAL: return .specialVMA
-        case EAGAIN: return .forking
+        case EAGAIN:
+            unsafe service.pointee.has_met_forks = true
+            return .forking
         default: return .fenceUnavailable
         }
     }

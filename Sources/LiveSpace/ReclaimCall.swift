@@ -128,7 +128,7 @@ private struct Job {
         do throws(ReclaimError) {
             var report = try ReclaimWalk(space: space).reclaim(
                 range, access: access, maximumTables: maximumTables)
-            report.backend = space.backend
+            if report.tablesFreed > 0 { report.backend = space.backend }
             outcome = .success(report)
         } catch {
             outcome = .failure(error)

@@ -14,7 +14,7 @@ public struct ReclaimReport: Equatable, Sendable {
     /// VmPTE in bytes before and after, where it can be read.
     public var vmPTEBefore: UInt?
     public var vmPTEAfter: UInt?
-    /// How tables were freed; nil where the call came to no free.
+    /// How tables were freed, behind a fence by `mapfixed` where this is `remap`; nil where none was.
     public var backend: Backend?
     /// Time of the call, hand-over to the service thread included.
     public var durationNanoseconds: UInt64 = 0

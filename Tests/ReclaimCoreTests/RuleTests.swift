@@ -213,6 +213,7 @@ struct RuleTests {
             _ = ptreclaim_close(fence.pagemap)
         }
         fence.has_pagemap_scan = true
+        fence.may_wait_for_forks = true
         fence.how = UInt32(
             backend == .dontneed
                 ? PTRECLAIM_FENCED_DONTNEED.rawValue : PTRECLAIM_FENCED_MAPFIXED.rawValue)

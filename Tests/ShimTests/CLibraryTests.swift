@@ -38,7 +38,7 @@ enum CLibrary {
     }
 
     /// Compiles a C program as a user of the library does, and runs it.
-    static func run(_ source: String) async throws -> Victim.Outcome {
+    static func run(_ source: String, _ arguments: String...) async throws -> Victim.Outcome {
         let directory = try TemporaryDirectory()
         let program = directory.url.appending(path: "program").path()
         try await ShimBuild.run(
@@ -47,7 +47,7 @@ enum CLibrary {
                 source,
             ] + (try await pkgConfig("--cflags", "--libs")))
         return try await Victim.run(
-            [program],
+            [program] + arguments,
             environment: ["LD_LIBRARY_PATH": try await prefix().appending(path: "lib").path()])
     }
 }
@@ -79,6 +79,20 @@ struct CLibraryTests {
         let names = KeptReason.allCases.map { "reason \($0.rawValue) \($0.name)" }
         let lines = outcome.output.split(separator: "\n").map(String.init)
         #expect(lines.filter { $0.hasPrefix("reason ") } == names)
+    }
+
+    /// The service thread would keep a process alive whose own threads have all ended, and with
+    /// every signal blocked not even SIGTERM would end it.
+    @Test("A process ends with its own last thread")
+    func mainLeaves() async throws {
+        let outcome = try await CLibrary.run(
+            PackageFiles.root.appending(path: "Tests/Fixtures/CInterface/main.c").path(),
+            "main-leaves")
+        #expect(outcome.status == 0, "\(outcome)")
+        if outcome.output.contains("service thread: not there") {
+            try Test.cancel("no service thread is to be had here")
+        }
+        #expect(outcome.output.contains("service thread: there"), "\(outcome)")
     }
 
     @Test("The header is C++ too")
@@ -171,7 +185,7 @@ struct CLibraryFileTests {
             "clock_gettime", "strlen",
             // The start of the service thread.
             "__register_atfork", "pthread_attr_destroy", "pthread_attr_init",
-            "pthread_attr_setdetachstate", "pthread_attr_setstack", "pthread_create", "sysconf",
+            "pthread_attr_setdetachstate", "pthread_attr_setstacksize", "pthread_create", "sysconf",
         ]
         let imported = try await library().imports()
         #expect(imported.subtracting(allowed) == [])

@@ -183,8 +183,9 @@ extension ShimTests {
                 options: sharp + ["--weather", "setuid"], finding: .hang),
             Mutation(
                 name: "forgets-that-it-may-be-a-child", file: "Sources/CLinuxMM/service.c",
-                original: "(__atomic_load_n(&wiped->service_thread, __ATOMIC_SEQ_CST) != RUNNING)",
-                replacement: "(false)", options: stepping, seconds: 120, finding: .hang),
+                original: "if (request != LEFT) {",
+                replacement: "if (request != LEFT) {\nreturn 0;",
+                options: stepping, seconds: 120, finding: .hang),
         ]
 
         @Test("The torture finds out a fence that is wrong", arguments: wrongOnes)

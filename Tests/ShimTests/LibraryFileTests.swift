@@ -50,7 +50,7 @@ struct LibraryFileTests {
             "sysconf",
             // To start the service thread, which no hook does.
             "__register_atfork", "pthread_attr_destroy", "pthread_attr_init",
-            "pthread_attr_setdetachstate", "pthread_attr_setstack",
+            "pthread_attr_setdetachstate", "pthread_attr_setstacksize",
         ]
         let imported = try await library().imports()
         #expect(imported.subtracting(allowed).isEmpty)

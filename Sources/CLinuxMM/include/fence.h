@@ -19,6 +19,7 @@ struct ptreclaim_fence {
     int userfaultfd;     // -1 on return: an error was met behind the fence, and it is closed
     int pagemap;
     bool has_pagemap_scan;
+    bool may_wait_for_forks; // 20 ms; a call does it once
     uint32_t how;        // a ptreclaim_fenced_free
     int protection;      // of the VMA; what a MAP_FIXED maps again
     bool is_noreserve;   // the same

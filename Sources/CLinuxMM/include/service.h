@@ -17,10 +17,11 @@ struct ptreclaim_service {
     int maps;
     int userfaultfd;
     bool has_tried_userfaultfd; // in this job
+    bool has_met_forks;         // in this job: it has waited for them once, in vain
 };
 
-/// Runs `job(context, service)` on the service thread, which is started on first need, and waits
-/// for it. Callers take turns. Not for signal handlers.
+/// Runs `job(context, service)` on the service thread, and waits for it. The thread is started on
+/// need, and leaves when it has had nothing to do for a second. Callers take turns. Not for signal handlers.
 ///
 /// Returns 0, or -errno and the job has not run: -EAGAIN, -ENOMEM no thread is to be had, -EPERM
 /// a seccomp filter is on and nothing was tried, -ENOSYS no descriptor table of its own

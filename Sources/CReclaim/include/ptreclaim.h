@@ -58,7 +58,7 @@ enum {
 // What a call did. New fields go to the end; a library fills no more than `size` bytes.
 struct ptreclaim_report {
     uint32_t size;            // in: sizeof(struct ptreclaim_report); out: bytes that were filled
-    uint32_t backend;         // PTRECLAIM_BACKEND_*
+    uint32_t backend;         // PTRECLAIM_BACKEND_*; NONE where no table was freed
     uint64_t tables_examined; // whole spans of the range
     uint64_t tables_freed;    // seen gone by a second look
     int64_t vm_pte_before;    // bytes; -1 where it cannot be read

@@ -4,12 +4,15 @@
 // does not hold, and the names of the reasons.
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
+#include <pthread.h>
 #include <ptreclaim.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static int checks, failures;
 
@@ -30,6 +33,14 @@ struct later_report {
 
 static const size_t span = 2 << 20;
 
+/// Makes the tables of two spans again, and empties them.
+static void empty_again(char *memory) {
+    for (size_t offset = 0; offset < 2 * span; offset += span) {
+        memory[offset] = 1;
+        madvise(memory + offset, 4096, MADV_DONTNEED);
+    }
+}
+
 /// Two spans with a table each that maps nothing; `where` is their start, span-aligned.
 static char *empty_tables(void) {
     char *memory = mmap(0, 3 * span, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -38,10 +49,7 @@ static char *empty_tables(void) {
     }
     char *where = (char *)(((uintptr_t)memory + span - 1) & ~(span - 1));
     madvise(where, 2 * span, MADV_NOHUGEPAGE);
-    for (size_t offset = 0; offset < 2 * span; offset += span) {
-        where[offset] = 1;
-        madvise(where + offset, 4096, MADV_DONTNEED);
-    }
+    empty_again(where);
     return where;
 }
 
@@ -138,15 +146,61 @@ static void check_shared(char *memory) {
     CHECK(memory[0] == 0 && memory[span] == 7);
 }
 
-int main(void) {
+/// Whether the process has a thread of that name.
+static bool has_thread(const char *wanted) {
+    DIR *tasks = opendir("/proc/self/task");
+    bool is_there = false;
+    for (struct dirent *task; tasks && (task = readdir(tasks));) {
+        char path[300], name[32] = "";
+        snprintf(path, sizeof(path), "/proc/self/task/%s/comm", task->d_name);
+        FILE *file = fopen(path, "r");
+        if (file) {
+            is_there |= fgets(name, sizeof(name), file) && !strncmp(name, wanted, strlen(wanted));
+            fclose(file);
+        }
+    }
+    if (tasks) {
+        closedir(tasks);
+    }
+    return is_there;
+}
+
+/// The service thread leaves when nothing is to be done, and comes back when something is.
+static void check_leaving(char *memory) {
+    for (int round = 0; round < 3; round++) {
+        empty_again(memory);
+        struct ptreclaim_report report = {.size = sizeof(report)};
+        CHECK(ptreclaim(memory, 2 * span, PTRECLAIM_SHARED, &report) == 0);
+        CHECK(report.tables_freed + report.kept[PTRECLAIM_KEPT_FENCE_UNAVAILABLE] == 2);
+        if (!has_thread("ptreclaim")) {
+            CHECK(report.kept[PTRECLAIM_KEPT_FENCE_UNAVAILABLE] == 2);
+            return;
+        }
+        for (int tenth = 0; tenth < 100 && has_thread("ptreclaim"); tenth++) {
+            usleep(100000);
+        }
+        CHECK(!has_thread("ptreclaim"));
+    }
+}
+
+int main(int count, char **arguments) {
     char *memory = empty_tables();
     if (!memory) {
         perror("mmap");
         return 1;
     }
+    if (count == 2 && !strcmp(arguments[1], "main-leaves")) {
+        // The last thread of the program ends, and the program with it.
+        struct ptreclaim_report report = {.size = sizeof(report)};
+        CHECK(ptreclaim(memory, 2 * span, PTRECLAIM_SHARED, &report) == 0);
+        printf("service thread: %s\n", has_thread("ptreclaim") ? "there" : "not there");
+        fflush(stdout);
+        pthread_exit(0);
+    }
     check_sizes(memory);
     check_arguments(memory);
     check_shared(memory);
+    check_leaving(memory);
     for (unsigned reason = 0; reason < PTRECLAIM_KEPT_REASONS; reason++) {
         printf("reason %u %s\n", reason, ptreclaim_kept_name(reason));
     }
