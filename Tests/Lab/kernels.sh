@@ -36,3 +36,31 @@ for_each_kernel() {
     done
     return $status
 }
+
+# Builds products in release mode and makes a bare guest of them: $guest, a directory with the
+# programs, their loader and every library that they need. Libraries are named as such.
+make_guest() { # PRODUCT...
+    local product products=$root/.build/shim/release programs=()
+    guest=$(mktemp -d)
+    trap 'rm -rf "$guest"' EXIT
+    for product; do
+        swift build --package-path "$root" --scratch-path "$root/.build/shim" -c release \
+            --product "$product" 2>&1 | grep -E "error|Build of" >&2
+        if [ -e "$products/lib$product.so" ]; then
+            cp "$products/lib$product.so" "$guest/"
+        else
+            cp "$products/$product" "$guest/"
+            programs+=("$products/$product")
+        fi
+    done
+    ldd "${programs[@]}" | grep -oE '/[^ ]+' | grep '\.so' | sort -u |
+        xargs -I{} cp -Lu {} "$guest/"
+}
+
+# Runs go.sh of the guest in a kernel.
+play_guest() { # MEMORY PACKAGE
+    local files=() file
+    for file in "$guest"/*; do files+=(-f "$file"); done
+    "$root/Tests/Lab/run-in-kernel" -t 900 -m "$1" "${files[@]}" "$lab" "$2" \
+        "$(command -v busybox)" sh go.sh
+}
