@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-/// The shim on kernels that this machine does not run: Debian's, booted in QEMU.
+/// The shim and the call on kernels that this machine does not run: Debian's, booted in QEMU.
 extension ShimTests {
     static let missingForKernels =
         ["qemu-system-x86_64", "busybox", "cpio", "depmod", "apt-get"]
@@ -36,6 +36,17 @@ extension ShimTests {
             #expect(outcome.output.contains("backends: dontneed") == (release == "7.2"))
         }
 
+        // Before PT_RECLAIM a fence frees by mmap(MAP_FIXED).
+        @Test(
+            "A fence loses no write and hangs nobody on kernels with and without PT_RECLAIM",
+            arguments: ["6.1", "6.12", "7.2"])
+        func fence(release: String) async throws {
+            _ = try await ShimBuild.release(.library)
+            let outcome = try await Self.run("fence-on-kernels", ["--seconds", "5", release])
+            #expect(outcome.status == 0, "\(outcome)")
+            #expect(outcome.output.contains("passed on \(release)."), "\(outcome)")
+        }
+
         private static func run(
             _ script: String, _ arguments: [String]
         ) async throws -> Victim.Outcome {
@@ -46,7 +57,7 @@ extension ShimTests {
                 [
                     "/usr/bin/env", "PATH=\(environment["PATH"] ?? "")",
                     "HOME=\(environment["HOME"] ?? "/root")", path,
-                ] + arguments, limit: .seconds(600))
+                ] + arguments, limit: .seconds(900))
             if let line = outcome.output.split(separator: "\n").first(where: {
                 $0.hasPrefix("skipped: no Debian kernel")
             }) {
