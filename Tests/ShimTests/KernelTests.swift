@@ -42,7 +42,7 @@ extension ShimTests {
             arguments: ["6.1", "6.12", "7.2"])
         func fence(release: String) async throws {
             _ = try await ShimBuild.release(.library)
-            let outcome = try await Self.run("fence-on-kernels", ["--seconds", "5", release])
+            let outcome = try await Self.run("fence-on-kernels", ["--seconds", "3", release])
             #expect(outcome.status == 0, "\(outcome)")
             #expect(outcome.output.contains("passed on \(release)."), "\(outcome)")
         }
