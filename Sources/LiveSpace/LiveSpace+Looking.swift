@@ -37,13 +37,12 @@ extension LiveSpace {
         let kind: Mapping.Kind =
             switch Int(vma.kind) {
             case Int(PTRECLAIM_VMA_HOLE.rawValue): .hole
-            case Int(PTRECLAIM_VMA_ANONYMOUS.rawValue):
-                vma.start <= stackAddress && stackAddress < vma.end ? .ownStack : .anonymous
+            case Int(PTRECLAIM_VMA_ANONYMOUS.rawValue): .anonymous
             case Int(PTRECLAIM_VMA_SHARED.rawValue): .shared
             case Int(PTRECLAIM_VMA_PRIVATE_FILE.rawValue): .privateFile
             default: .special
             }
-        return Mapping(range: range, kind: kind)
+        return Mapping(range: range, kind: kind).part(at: address, stackAddress: stackAddress)
     }
 
     public func hidesTables(at address: UInt) throws(ReclaimError) -> Bool {

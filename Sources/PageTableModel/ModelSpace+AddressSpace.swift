@@ -25,11 +25,10 @@ extension ModelSpace: AddressSpace {
             case .special: .special
             case .shared: .shared
             case .privateFile: .privateFile
-            case .anonymousPrivate:
-                stackAddress.map { vma.start <= $0 && $0 < vma.end } == true
-                    ? .ownStack : .anonymous
+            case .anonymousPrivate: .anonymous
             }
-        return Mapping(range: vma.range, kind: kind)
+        let mapping = Mapping(range: vma.range, kind: kind)
+        return stackAddress.map { mapping.part(at: address, stackAddress: $0) } ?? mapping
     }
 
     public func firstPopulatedPage(in range: AddressRange) -> UInt? {

@@ -39,7 +39,7 @@ public struct Mapping: Equatable, Sendable {
         case privateFile
         /// Hugetlb, a device, or made by the kernel ([vdso], [vvar]).
         case special
-        /// The anonymous VMA that holds the stack of the thread that called.
+        /// The stack of the thread that called, from the guard below it up to where it is in use.
         case ownStack
     }
 
@@ -49,6 +49,24 @@ public struct Mapping: Equatable, Sendable {
     public init(range: AddressRange, kind: Kind) {
         self.range = range
         self.kind = kind
+    }
+
+    /// The part around `address` of a mapping that may hold the stack of the thread that called.
+    ///
+    ///     | guard |  not in use  |  SP   in use  |  memory next to it  |     one anonymous VMA
+    ///             |  ownStack            | anonymous                   |
+    ///                                    ^ the end of the span of SP
+    ///
+    /// The thread that frees could itself fill what is empty below. Above, what is in use has pages,
+    /// and the rest may be anybody's: a stack merges with memory that is mapped next to it.
+    public func part(at address: UInt, stackAddress: UInt) -> Mapping {
+        guard kind == .anonymous, range.start <= stackAddress, stackAddress < range.end else {
+            return self
+        }
+        let end = min(Span(containing: stackAddress).end, range.end)
+        return address < end
+            ? Mapping(range: AddressRange(start: range.start, end: end), kind: .ownStack)
+            : Mapping(range: AddressRange(start: end, end: range.end), kind: .anonymous)
     }
 }
 

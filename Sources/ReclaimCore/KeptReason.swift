@@ -22,7 +22,7 @@ public enum KeptReason: UInt8, Sendable {
     case stillThere = 7
     /// Nothing is mapped there.
     case unmapped = 8
-    /// The VMA holds the stack of the thread that called.
+    /// The stack of the thread that called, below where it is in use.
     case ownStack = 9
     /// A private mapping of a file or memfd, which no fence protects.
     case privateFile = 10

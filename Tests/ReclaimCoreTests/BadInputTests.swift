@@ -562,6 +562,23 @@ struct BadInputTests {
         #expect(answer == "kept")
     }
 
+    /// Since Linux 6.7 a thread's stack looks like any memory without huge pages, and merges with
+    /// what is mapped above it.
+    // |  stack, 2 spans  |  4 empty tables   |    one VMA
+    @Test(arguments: Weather.accesses)
+    func memoryThatMergedWithTheCallersStackIsNotKept(access: Access) throws {
+        let memory = TestMemory(6)
+        try memory.map()
+        let above = memory.spans.suffix(from: memory.spans[2].start)
+        var told: [String: Int] = [:]
+        onThread(stackByteCount: 4 << 20, stack: memory.spans.start) {
+            try? memory.makeEmptyTables(2..<6)
+            told = (try? ptReclaim(range: above.start..<above.end, access: access).told) ?? [:]
+            return 0
+        }
+        #expect(told == ["freed": 4])
+    }
+
     /// It grows by faults, and is no mapping of pthread's.
     @Test(arguments: Weather.bothAccesses)
     func theMainThreadsOwnStackIsKept(access: Access) async {

@@ -208,14 +208,22 @@ struct HugePages {
 }
 
 /// Runs `body` on a new thread, waits for its end and returns what it returned.
-/// - Parameter stackByteCount: 0 for what is usual.
+/// - Parameters:
+///   - stackByteCount: 0 for what is usual.
+///   - stack: the lowest address of memory to use as the stack, or nil for a new one.
 @discardableResult
-func onThread(stackByteCount: Int = 0, _ body: @escaping () -> Int) -> Int {
+func onThread(
+    stackByteCount: Int = 0, stack: UInt? = nil, _ body: @escaping () -> Int
+) -> Int {
     let box = ThreadBody(body)
     let attributes = UnsafeMutablePointer<pthread_attr_t>.allocate(capacity: 1)
     defer { unsafe attributes.deallocate() }
     unsafe pthread_attr_init(attributes)
-    if stackByteCount > 0 { unsafe pthread_attr_setstacksize(attributes, stackByteCount) }
+    if let stack, let lowest = unsafe UnsafeMutableRawPointer(bitPattern: stack) {
+        unsafe pthread_attr_setstack(attributes, lowest, stackByteCount)
+    } else if stackByteCount > 0 {
+        unsafe pthread_attr_setstacksize(attributes, stackByteCount)
+    }
     var thread: pthread_t = 0
     // Sound: joined below, so the box outlives the thread.
     let failed = unsafe pthread_create(

@@ -35,7 +35,7 @@ enum {
     PTRECLAIM_KEPT_BACKEND_FAILED = 6,   // the kernel refused
     PTRECLAIM_KEPT_STILL_THERE = 7,      // a second look still found the table
     PTRECLAIM_KEPT_UNMAPPED = 8,         // a hole
-    PTRECLAIM_KEPT_OWN_STACK = 9,        // the VMA of the caller's own stack
+    PTRECLAIM_KEPT_OWN_STACK = 9,        // the caller's own stack, below what is in use
     PTRECLAIM_KEPT_PRIVATE_FILE = 10,    // a private file or memfd mapping; not with OWNED
     PTRECLAIM_KEPT_WRITE_PROTECT_REGISTERED = 11, // uffd-wp; not with OWNED
     PTRECLAIM_KEPT_REGISTERED = 12,      // somebody else's userfaultfd; not with OWNED
