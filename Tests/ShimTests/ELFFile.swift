@@ -11,6 +11,19 @@ struct ELFFile {
     static let canBeRead =
         PackageFiles.installed("readelf") != nil && PackageFiles.installed("strip") != nil
 
+    /// What any library of ours may import: weak names of every library, and what can be called
+    /// anywhere, inside malloc too.
+    static let harmlessImports: Set = [
+        "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__cxa_finalize",
+        "__gmon_start__", "__errno_location", "__stack_chk_fail", "bcmp", "memcmp", "memcpy",
+        "memmove", "memset", "clock_gettime", "strlen",
+    ]
+    /// What starts the service thread, which no hook does.
+    static let threadImports: Set = [
+        "__register_atfork", "pthread_attr_destroy", "pthread_attr_init",
+        "pthread_attr_setdetachstate", "pthread_attr_setstacksize", "sysconf",
+    ]
+
     /// Names of the libraries that it needs.
     func needed() async throws -> [String] {
         try await readelf("--dynamic").filter { $0.contains("(NEEDED)") }
