@@ -23,6 +23,10 @@ struct ChurnOptions: ParsableArguments {
 
     @Flag(help: "Print one JSON document instead of tables.")
     var json = false
+
+    func plan(cycles: Int) -> ChurnPlan {
+        quick ? .quick(seed: seed) : .full(seed: seed, cycles: cycles)
+    }
 }
 
 struct Churn: ParsableCommand {
@@ -43,10 +47,7 @@ struct Churn: ParsableCommand {
 
     func run() throws {
         let shim = try Shim.prepare()
-        let plan =
-            options.quick
-            ? ChurnPlan.quick(seed: options.seed)
-            : ChurnPlan.full(seed: options.seed, cycles: cycles)
+        let plan = options.plan(cycles: cycles)
         let run = try ChurnRun.play(
             plan, configurations: Configuration.allCases, shim: shim, embedded: embedded)
         if options.json { try printJSON(run) } else { run.print() }

@@ -40,10 +40,7 @@ struct Variants: ParsableCommand {
 
     func run() throws {
         let shim = try Shim.prepare()
-        let plan =
-            options.quick
-            ? ChurnPlan.quick(seed: options.seed)
-            : ChurnPlan.full(seed: options.seed, cycles: cycles)
+        let plan = options.plan(cycles: cycles)
         var document = Document()
         let chosen = Self.all.filter { variant in only.map { variant.name.contains($0) } ?? true }
         guard !chosen.isEmpty else { throw ValidationError("no variant is called \(only ?? "")") }
