@@ -20,6 +20,8 @@ public final class ConformanceRun {
         public var profile: (name: String, profile: KernelProfile)
         /// Compares with a second live process in place of the model.
         public var isAgainstItself = false
+        /// Tells of every operation.
+        public var traces = false
 
         public init(profile: (name: String, profile: KernelProfile)) { self.profile = profile }
     }
@@ -69,6 +71,10 @@ public final class ConformanceRun {
         }
     }
 
+    private func traceIfAsked() {
+        if options.traces { referee.trace = print }
+    }
+
     /// Plays sequences made from seeds; false where there was a disagreement.
     public func playSequences() -> Bool {
         var limits = Generator.Limits(hasSwap: KernelSettings.hasSwap, without: options.without)
@@ -76,6 +82,7 @@ public final class ConformanceRun {
             print("without hugetlb: the pool has too few free pages, and got no more")
         }
         if !limits.hasSwap { print("without pageout: no swap is in use") }
+        traceIfAsked()
         for index in 0..<options.sequences where !isOver {
             let seed = options.seed &+ UInt64(index)
             let (mixture, operations) = Generator.sequence(
@@ -90,6 +97,7 @@ public final class ConformanceRun {
 
     /// Plays one sequence; false where there was a disagreement.
     public func replay(_ operations: [Operation]) -> Bool {
+        traceIfAsked()
         play(operations, title: "replay")
         finish()
         return failures == 0
@@ -151,6 +159,8 @@ public final class ConformanceRun {
     private func shrink(
         _ operations: [Operation], _ failure: Disagreement
     ) -> ([Operation], String) {
+        referee.trace = nil
+        defer { traceIfAsked() }
         var words = failure.text
         let shrinker = Shrinker { [referee] candidate in
             guard ptreclaim_remembered_signal() == 0 else { return false }

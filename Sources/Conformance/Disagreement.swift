@@ -90,6 +90,25 @@ struct Comparison {
         return page.isWriteProtected ? "\(kind) (uffd-wp)" : kind
     }
 
+    /// All of it, in a line.
+    static func text(_ step: Player.Step) -> String {
+        var runs: [String] = []
+        var first = 0
+        let pages = step.seen.pages
+        for index in 1...pages.count where index == pages.count || pages[index] != pages[first] {
+            if pages[first] != .none {
+                let start = Field.address(ofPage: first)
+                let end = Field.address(ofPage: index - 1) + PageGeometry.pageByteCount
+                runs.append("\(Field.name(AddressRange(start: start, end: end))) \(text(pages[first]))")
+            }
+            first = index
+        }
+        let mappings = step.seen.vmas.map { text($0) }
+        let child = step.child.map { " child: " + text(Player.Step(errno: 0, seen: $0)) } ?? ""
+        return "errno \(Errno.text(step.errno)), VmPTE \(step.seen.vmPTEByteCount / 1024) kB, "
+            + (mappings + runs).joined(separator: ", ") + child
+    }
+
     static func text(_ vma: ObservedVMA?) -> String {
         guard let vma else { return "none" }
         let flags = attributeNames.filter { vma.attributes.contains($0.0) }.map { " " + $0.1 }

@@ -19,6 +19,10 @@ extension Generator {
         return Int((range.start - Field.base) / page)..<Int((range.end - Field.base) / page)
     }
 
+    static func page(_ address: UInt) -> Int {
+        Int((address - Field.base) / PageGeometry.pageByteCount)
+    }
+
     static func pages(of landmark: Field.Landmark) -> Range<Int> { pages(landmark.window) }
 
     static let windows = Field.windows.map { pages($0) }
@@ -106,13 +110,17 @@ extension Generator {
     }
 
     /// A range that mostly is mapped, or a part of it; nil where luck ran out.
-    mutating func usedRange(mayBeGiant: Bool = false) -> AddressRange? {
+    /// - Parameter fits: whether an operation on such a piece makes sense; asked nine times of ten.
+    mutating func usedRange(
+        mayBeGiant: Bool = false, where fits: (Sketch.Piece) -> Bool = { _ in true }
+    ) -> AddressRange? {
         if chance(8) {
             let range = freshRange()
             remember(range)
             return Self.addresses(range)
         }
-        let pieces = sketch.pieces
+        let isCareless = chance(10)
+        let pieces = sketch.pieces.filter { isCareless || fits($0) }
         guard !pieces.isEmpty else { return nil }
         let piece = pieces[Int(random.next() % UInt64(pieces.count))]
         if mayBeGiant, chance(15) {
@@ -129,6 +137,26 @@ extension Generator {
         guard !range.isEmpty else { return nil }
         remember(range)
         return Self.addresses(range)
+    }
+
+    /// A part of one of `ranges`, nine times of ten; else any.
+    mutating func range(amongst ranges: [Range<Int>]) -> AddressRange? {
+        guard !ranges.isEmpty, chance(90) else { return usedRange() }
+        let range = part(of: ranges[Int(random.next() % UInt64(ranges.count))])
+        guard !range.isEmpty else { return nil }
+        remember(range)
+        return Self.addresses(range)
+    }
+
+    /// A span that was written to lately, where there is one: the others have nothing to collapse.
+    mutating func collapsibleRange() -> AddressRange? {
+        guard !written.isEmpty, chance(75) else {
+            return usedRange { $0.kind == .anonymousPrivate }
+        }
+        let page = written[Int(random.next() % UInt64(written.count))]
+        let span = page & ~511..<(page & ~511) + Self.spanPages
+        remember(span)
+        return Self.addresses(span)
     }
 
     private mutating func part(of piece: Range<Int>) -> Range<Int> {

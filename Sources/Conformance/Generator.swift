@@ -24,6 +24,11 @@ public struct Generator {
     var sketch = Sketch()
     /// Ends of ranges that were used lately, in pages.
     var recent: [Int] = []
+    /// Pages of private anonymous memory that were written lately.
+    var written: [Int] = []
+    /// Ranges that were registered, or guarded, lately.
+    private var registered: [Range<Int>] = []
+    private var guarded: [Range<Int>] = []
     private let weights: [(Mixture.Action, Int)]
     /// A sequence registers for one or the other: what can be done with both at once is not the
     /// business of page tables.
@@ -80,36 +85,63 @@ public struct Generator {
         case .move: move()
         case .protect: protect()
         case .read: touchedAddress(for: .read).map { .read($0) }
-        case .write:
-            touchedAddress(for: .write).map { .write($0, UInt8(1 + random.next() % 255)) }
+        case .write: write()
         case .discard: advise(.dontneed, mayBeGiant: true)
-        case .free: advise(.free)
+        case .free: advise(.free) { $0.kind == .anonymousPrivate }
         case .pageOut: advise(.pageout)
-        case .populateRead: advise(.populateRead)
-        case .populateWrite: advise(.populateWrite)
+        case .populateRead: advise(.populateRead) { $0.protection.contains(.read) }
+        case .populateWrite: advise(.populateWrite) { $0.protection.contains(.write) }
         case .discardLocked: advise(.dontneedLocked)
         case .hugePage: advise(.hugepage, mayBeGiant: true)
         case .noHugePage: advise(.nohugepage, mayBeGiant: true)
-        case .collapse: advise(.collapse)
+        case .collapse: collapsibleRange().map { .madvise($0, .collapse) }
         case .forkFlag: advise(chance(50) ? .dontfork : .dofork, mayBeGiant: true)
         case .dumpFlag: advise(chance(50) ? .dontdump : .dodump, mayBeGiant: true)
-        case .installGuards: advise(.guardInstall)
-        case .removeGuards: advise(.guardRemove)
+        case .installGuards: installGuards()
+        case .removeGuards: range(amongst: guarded).map { .madvise($0, .guardRemove) }
         case .lock: usedRange().map { .mlock($0, onFault: chance(40)) }
         case .unlock: usedRange().map { .munlock($0) }
-        case .register: usedRange(mayBeGiant: true).map { .register($0, userfaultMode) }
-        case .unregister: usedRange(mayBeGiant: true).map { .unregister($0) }
-        case .writeProtect: usedRange().map { .writeProtect($0, true) }
-        case .unprotect: usedRange().map { .writeProtect($0, false) }
+        case .register: register()
+        case .unregister: range(amongst: registered).map { .unregister($0) }
+        case .writeProtect: range(amongst: smallRegistered).map { .writeProtect($0, true) }
+        case .unprotect: range(amongst: smallRegistered).map { .writeProtect($0, false) }
         case .reclaim: usedRange().map { .reclaim($0) }
         case .fork: .fork
         }
     }
 
     private mutating func advise(
-        _ advice: Operation.Advice, mayBeGiant: Bool = false
+        _ advice: Operation.Advice, mayBeGiant: Bool = false,
+        where fits: (Sketch.Piece) -> Bool = { _ in true }
     ) -> Operation? {
-        usedRange(mayBeGiant: mayBeGiant).map { .madvise($0, advice) }
+        usedRange(mayBeGiant: mayBeGiant, where: fits).map { .madvise($0, advice) }
+    }
+
+    private mutating func write() -> Operation? {
+        guard let address = touchedAddress(for: .write) else { return nil }
+        let page = Self.page(address)
+        let isAnonymous = sketch.pieces.contains {
+            $0.kind == .anonymousPrivate && $0.pages.contains(page)
+        }
+        if isAnonymous { written = written.suffix(5) + [page] }
+        return .write(address, UInt8(1 + random.next() % 255))
+    }
+
+    private mutating func installGuards() -> Operation? {
+        guard let range = usedRange(where: { $0.kind != .hugetlb }) else { return nil }
+        guarded = guarded.suffix(3) + [Self.pages(range)]
+        return .madvise(range, .guardInstall)
+    }
+
+    private mutating func register() -> Operation? {
+        guard let range = usedRange(mayBeGiant: true) else { return nil }
+        registered = registered.suffix(3) + [Self.pages(range)]
+        return .register(range, userfaultMode)
+    }
+
+    /// Protecting what is not there makes tables: not for all that lies between the windows.
+    private var smallRegistered: [Range<Int>] {
+        registered.filter { $0.count <= 4 * Field.pagesPerHalf }
     }
 
     // MARK: - Mappings

@@ -17,6 +17,8 @@ public final class Referee {
     private let player: Player
     private let comparison: Comparison
     public private(set) var tally = Tally()
+    /// Takes a line for each operation: what the kernel said, and what is there now.
+    public var trace: ((String) -> Void)?
 
     public init(_ player: Player, against reference: Reference) {
         self.player = player
@@ -55,6 +57,7 @@ public final class Referee {
                 throw lost(error, index: index)
             }
             tally.count(operation, errno: step.errno)
+            if let trace { trace("\(operation.text): \(Comparison.text(step))") }
             let answer: Player.Step
             do throws(RunnerError) {
                 answer = try opponent.answer(operation, seen: step, tally: &tally)

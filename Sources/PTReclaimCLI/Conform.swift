@@ -32,6 +32,7 @@ struct Conform: ParsableCommand {
     @Flag(help: "Print sequences that fail as they are.") var noShrink = false
     @Option(help: "Start nothing new after so many seconds.") var seconds: Int?
     @Option(help: "Leave a kind of sequences out: \(Mixture.names).") var without: [String] = []
+    @Flag(help: "Print what is there after each operation.") var trace = false
     @Flag(help: .hidden) var againstItself = false
 
     func validate() throws {
@@ -70,6 +71,7 @@ struct Conform: ParsableCommand {
         options.without = Set(without.compactMap { Mixture(rawValue: $0) })
         options.mistake = mistake.flatMap { ModelMistake(rawValue: $0) }
         options.isAgainstItself = againstItself
+        options.traces = trace
         guard geteuid() == 0 else { skip("needs root") }
         let run: ConformanceRun
         do throws(ConformanceRun.CannotRun) {
