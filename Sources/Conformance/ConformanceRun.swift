@@ -160,7 +160,12 @@ public final class ConformanceRun {
         _ operations: [Operation], _ failure: Disagreement
     ) -> ([Operation], String) {
         referee.trace = nil
-        defer { traceIfAsked() }
+        // What hangs shows that sooner than a slow machine is slow.
+        if failure.kind == .endless { referee.allow(.seconds(1)) }
+        defer {
+            traceIfAsked()
+            referee.allow(Player.limit)
+        }
         var words = failure.text
         let shrinker = Shrinker { [referee] candidate in
             guard ptreclaim_remembered_signal() == 0 else { return false }

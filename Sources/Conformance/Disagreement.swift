@@ -9,7 +9,9 @@ public struct Disagreement: Error, Equatable, Sendable {
         case errno, vmPTE, mappings, pages, child, invariant
         /// The player could not be asked.
         case player
-        /// What the kernel was asked before it failed to answer may be asked no second time.
+        /// The kernel did not return, but let go of the player when that was killed.
+        case endless
+        /// The kernel did not even let go: it keeps a process, and perhaps locks, each time.
         case stuck
     }
 

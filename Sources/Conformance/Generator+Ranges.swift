@@ -150,11 +150,15 @@ extension Generator {
 
     /// A span that was written to lately, where there is one: the others have nothing to collapse.
     mutating func collapsibleRange() -> AddressRange? {
-        guard !written.isEmpty, chance(75) else {
+        let spans = written.map { $0 & ~511..<($0 & ~511) + Self.spanPages }.filter { span in
+            sketch.pieces.contains {
+                $0.kind == .anonymousPrivate && $0.pages.clamped(to: span) == span
+            }
+        }
+        guard let last = spans.last, chance(85) else {
             return usedRange { $0.kind == .anonymousPrivate }
         }
-        let page = written[Int(random.next() % UInt64(written.count))]
-        let span = page & ~511..<(page & ~511) + Self.spanPages
+        let span = chance(60) ? last : spans[Int(random.next() % UInt64(spans.count))]
         remember(span)
         return Self.addresses(span)
     }

@@ -10,7 +10,8 @@ internal import ReclaimCore
     /// Files that its mappings may be of.
     static let fileCount = 2
     /// So long an operation may take.
-    private static let limit = 20_000
+    public static let limit = Duration.seconds(20)
+    public var limit = Player.limit
 
     /// What the kernel said, and what it shows.
     struct Step {
@@ -48,18 +49,21 @@ internal import ReclaimCore
         baseline = try observer.vmPTEByteCount()
     }
 
-    private func stop() {
+    @discardableResult private func stop() -> Bool {
         observer = nil
-        _ = unsafe ptreclaim_player_stop(&child)
+        let hasEnded = unsafe ptreclaim_player_stop(&child)
         // After the player: one that hangs may hold a page of these.
         for file in files { _ = ptreclaim_close(file) }
         files = []
+        return hasEnded
     }
 
-    /// Makes another process of it, after one that did not do as it should.
-    func restart() throws(RunnerError) {
-        stop()
+    /// Makes another process of it, after one that did not do as it should; false where that could
+    /// not be ended.
+    func restart() throws(RunnerError) -> Bool {
+        let hasEnded = stop()
         try start()
+        return hasEnded
     }
 
     /// Empties the field and the files; page tables must then be what they were.
@@ -111,7 +115,7 @@ internal import ReclaimCore
     }
 
     private func answer(_ what: @autoclosure () -> String) throws(RunnerError) -> Int32 {
-        switch unsafe ptreclaim_player_await(&child, Self.limit) {
+        switch unsafe ptreclaim_player_await(&child, Int(limit / .milliseconds(1))) {
         case 1: return unsafe ptreclaim_player_result(&child)
         case 0: throw .didNotReturn(from: what())
         case let ended: throw .ended(in: what(), status: -1 - ended)

@@ -30,6 +30,12 @@ public final class Referee {
             }
     }
 
+    /// So long the kernel may take for an operation.
+    func allow(_ limit: Duration) {
+        player.limit = limit
+        if case .live(let other) = reference { other.limit = limit }
+    }
+
     func count(_ mixture: Mixture) { tally.mixtures[mixture.rawValue, default: 0] += 1 }
 
     /// Plays `operations` from an empty field on.
@@ -106,17 +112,20 @@ public final class Referee {
 
     /// The player is given up, and another takes its place.
     private func lost(_ error: RunnerError, index: Int?) -> Disagreement {
+        var hasEnded: Bool
+        do throws(RunnerError) {
+            hasEnded = try player.restart()
+            if case .live(let other) = reference { hasEnded = try other.restart() && hasEnded }
+        } catch let second {
+            return Disagreement(.stuck, index: index, "\(error), and then: \(second)")
+        }
         let kind: Disagreement.Kind =
             switch error {
-            case .didNotReturn, .ended: .stuck
+            case .didNotReturn: hasEnded ? .endless : .stuck
+            // An oops ends a process, too, whatever it held.
+            case .ended: .stuck
             default: .player
             }
-        do throws(RunnerError) {
-            try player.restart()
-            if case .live(let other) = reference { try other.restart() }
-        } catch {
-            return Disagreement(.stuck, index: index, "\(error), and then: \(error)")
-        }
         return Disagreement(kind, index: index, "\(error)")
     }
 }
