@@ -143,7 +143,8 @@ public final class ConformanceRun {
     // MARK: - Failures
 
     private func report(_ failure: Disagreement, _ operations: [Operation], title: String) {
-        let place = failure.index.map { "operation \($0), \(operations[$0].text)" } ?? "at the start"
+        let place =
+            failure.index.map { "operation \($0), \(operations[$0].text)" } ?? "at the start"
         print("DISAGREEMENT in \(title), \(place): \(failure.text)")
         // What comes after the failure did not cause it.
         let cause = Array(operations.prefix((failure.index ?? operations.count - 1) + 1))

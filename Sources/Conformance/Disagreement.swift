@@ -55,7 +55,8 @@ struct Comparison {
             let ours = index < here.count ? masked(here[index]) : nil
             let theirs = index < model.count ? masked(model[index]) : nil
             if ours != theirs {
-                return "mapping \(index): \(Self.text(ours)) here, \(Self.text(theirs)) on the model"
+                return "mapping \(index): \(Self.text(ours)) here, "
+                    + "\(Self.text(theirs)) on the model"
             }
         }
         return nil
@@ -101,7 +102,8 @@ struct Comparison {
             if pages[first] != .none {
                 let start = Field.address(ofPage: first)
                 let end = Field.address(ofPage: index - 1) + PageGeometry.pageByteCount
-                runs.append("\(Field.name(AddressRange(start: start, end: end))) \(text(pages[first]))")
+                let name = Field.name(AddressRange(start: start, end: end))
+                runs.append("\(name) \(text(pages[first]))")
             }
             first = index
         }

@@ -14,13 +14,14 @@ public enum Field {
 
     /// Two boundaries, and what is near them.
     public enum Landmark: String, CaseIterable, Sendable {
-        case A, B
+        case pmdTables = "A"
+        case pudTables = "B"
 
         /// A multiple of what a PMD table maps, and of what a PUD table maps.
         public var address: UInt {
             switch self {
-            case .A: Field.base + 3 * PageGeometry.pmdTableByteCount
-            case .B: Field.base + PageGeometry.pudTableByteCount
+            case .pmdTables: Field.base + 3 * PageGeometry.pmdTableByteCount
+            case .pudTables: Field.base + PageGeometry.pudTableByteCount
             }
         }
 
@@ -53,7 +54,8 @@ public enum Field {
 
     /// `B+491`: in pages from the nearer landmark.
     public static func name(_ address: UInt) -> String {
-        let landmark: Landmark = address <= Landmark.A.window.end ? .A : .B
+        let landmark: Landmark =
+            address <= Landmark.pmdTables.window.end ? .pmdTables : .pudTables
         let distance = Int(bitPattern: address &- landmark.address)
         let pages = distance / Int(PageGeometry.pageByteCount)
         return "\(landmark.rawValue)\(pages < 0 ? "" : "+")\(pages)"

@@ -23,8 +23,7 @@ extension Generator {
         Int((address - Field.base) / PageGeometry.pageByteCount)
     }
 
-    static func pages(of landmark: Field.Landmark) -> Range<Int> { pages(landmark.window) }
-
+    /// Around A and around B.
     static let windows = Field.windows.map { pages($0) }
 
     static func window(of page: Int) -> Range<Int>? {
@@ -73,7 +72,8 @@ extension Generator {
 
     /// Into the nearer window.
     private func clamp(_ page: Int) -> Int {
-        let nearest = page < Self.windows[1].lowerBound - 1 << 20 ? Self.windows[0] : Self.windows[1]
+        let isBetween = page < Self.windows[1].lowerBound - 1 << 20
+        let nearest = Self.windows[isBetween ? 0 : 1]
         return min(max(page, nearest.lowerBound), nearest.upperBound)
     }
 
@@ -90,7 +90,8 @@ extension Generator {
     mutating func freshRange() -> Range<Int> {
         while true {
             var start = edge()
-            let count = mixture == .huge ? max(length(), Self.spanPages * number(in: 0...2)) : length()
+            var count = length()
+            if mixture == .huge { count = max(count, Self.spanPages * number(in: 0...3)) }
             if chance(mixture == .huge ? 75 : 35) { start &= ~(Self.spanPages - 1) }
             // Some end at the place, or have it in the middle.
             if chance(20) { start -= chance(50) ? count : count / 2 }
@@ -102,11 +103,10 @@ extension Generator {
 
     /// From one window into the other.
     mutating func giantRange() -> Range<Int> {
-        func near(_ window: Range<Int>, _ offset: Int) -> Int {
-            (window.lowerBound + window.upperBound) / 2 + offset
+        let ends = Self.windows.map { window in
+            (window.lowerBound + window.upperBound) / 2 + number(in: -600...600)
         }
-        return near(Self.windows[0], number(in: -600...600))
-            ..< near(Self.windows[1], number(in: -600...600))
+        return ends[0]..<ends[1]
     }
 
     /// A range that mostly is mapped, or a part of it; nil where luck ran out.
@@ -170,7 +170,9 @@ extension Generator {
         case ..<22: return piece
         case ..<42:
             let count = min(number(in: 1...5), piece.count)
-            let first = chance(40) ? start : chance(50) ? end - count : number(in: start...end - count)
+            let first = pick([
+                (start, 40), (end - count, 30), (number(in: start...end - count), 30),
+            ])
             return first..<first + count
         case ..<66:
             let spans = ((start + 511) & ~511)..<max((start + 511) & ~511, end & ~511)
@@ -184,7 +186,7 @@ extension Generator {
             if one == other { return min(one, end - 1)..<min(one, end - 1) + 1 }
             return min(one, other)..<max(one, other)
         default:
-            guard let window = Self.windows.first(where: { $0.contains(start) }) else { return piece }
+            guard let window = Self.window(of: start) else { return piece }
             let spill = (start - number(in: 0...4))..<(end + number(in: 0...4))
             return spill.clamped(to: window)
         }

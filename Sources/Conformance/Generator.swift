@@ -71,8 +71,10 @@ public struct Generator {
         return pick(
             weights.map { action, weight in
                 switch action {
-                case .map: (action, pieceCount < 4 ? 4 * weight : pieceCount > 10 ? weight / 4 : weight)
-                case .unmap: (action, pieceCount < 4 ? weight / 4 : pieceCount > 10 ? 4 * weight : weight)
+                case .map where pieceCount < 4: (action, 4 * weight)
+                case .map where pieceCount > 10: (action, weight / 4)
+                case .unmap where pieceCount < 4: (action, weight / 4)
+                case .unmap where pieceCount > 10: (action, 4 * weight)
                 default: (action, weight)
                 }
             })
@@ -157,7 +159,7 @@ public struct Generator {
         let pages: Range<Int>
         if kind == .hugetlb {
             // Few places, so that the pool lasts.
-            let first = Self.pages(of: .A).lowerBound + 512 * (2 + Int(random.next() % 3))
+            let first = Self.windows[0].lowerBound + 512 * (2 + Int(random.next() % 3))
             pages = first..<first + 512 * (1 + Int(random.next() % 2))
         } else if chance(4) {
             // Across all that lies between the windows: tables of every level meet in it.
@@ -169,7 +171,9 @@ public struct Generator {
             if chance(9) { flags.insert(.populate) }
         }
         remember(pages)
-        if !flags.contains(.noReplace) || !sketch.pieces.contains(where: { $0.pages.overlaps(pages) }) {
+        let isRefused =
+            flags.contains(.noReplace) && sketch.pieces.contains { $0.pages.overlaps(pages) }
+        if !isRefused {
             sketch.insert(Sketch.Piece(pages: pages, kind: kind, protection: protection))
         }
         return .mmap(Self.addresses(pages), kind, protection, flags)

@@ -100,7 +100,9 @@ internal import CPlayer
         return unsafe paths.withUnsafeBufferPointer { paths in
             unsafe texts.withUnsafeBufferPointer { texts in
                 // Without changes there is nothing to point at.
-                guard let path = paths.baseAddress, let text = texts.baseAddress else { return keepNothing(lock) }
+                guard let path = paths.baseAddress, let text = texts.baseAddress else {
+                    return keepNothing(lock)
+                }
                 return unsafe ptreclaim_keeper_start(path, text, values.count, lock)
             }
         }

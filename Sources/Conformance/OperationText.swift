@@ -46,7 +46,8 @@ extension Operation {
         case .mprotect(let range, let protection):
             "mprotect \(Field.name(range)) \(protection.text)"
         case .madvise(let range, let advice): "madvise \(Field.name(range)) \(advice)"
-        case .mlock(let range, let onFault): "mlock \(Field.name(range))\(onFault ? " onfault" : "")"
+        case .mlock(let range, let onFault):
+            "mlock \(Field.name(range))" + (onFault ? " onfault" : "")
         case .munlock(let range): "munlock \(Field.name(range))"
         case .read(let address): "read \(Field.name(address))"
         case .write(let address, let byte): "write \(Field.name(address)) \(byte)"
@@ -59,17 +60,32 @@ extension Operation {
         }
     }
 
-    /// The first word of its text, for counting.
+    /// The first word of its text, or the advice, for counting.
     public var kindName: String {
-        let words = text.split(separator: " ")
-        if case .madvise(_, let advice) = self { return "\(advice)" }
-        return String(words[0])
+        switch self {
+        case .mmap: "mmap"
+        case .munmap: "munmap"
+        case .mremap: "mremap"
+        case .mprotect: "mprotect"
+        case .madvise(_, let advice): "\(advice)"
+        case .mlock: "mlock"
+        case .munlock: "munlock"
+        case .read: "read"
+        case .write: "write"
+        case .fork: "fork"
+        case .register: "register"
+        case .unregister: "unregister"
+        case .writeProtect: "writeprotect"
+        case .reclaim: "reclaim"
+        }
     }
 
     private static func targetText(
         _ target: Target, of range: AddressRange, byteCount: UInt
     ) -> String {
-        func to(_ start: UInt) -> String { "\(Field.name(start))..\(Field.name(start + byteCount))" }
+        func to(_ start: UInt) -> String {
+            "\(Field.name(start))..\(Field.name(start + byteCount))"
+        }
         return switch target {
         case .inPlace: to(range.start)
         case .fixed(let start): "\(to(start)) fixed"
@@ -164,16 +180,19 @@ extension VMA.Kind {
 
     init?(text: Substring) {
         let parts = text.split(separator: ":", omittingEmptySubsequences: false)
-        let file = parts.count == 2 ? Int(parts[1]).flatMap { 0..<Player.fileCount ~= $0 ? $0 : nil } : nil
-        switch (parts[0], parts.count) {
-        case ("anonymous", 1): self = .anonymousPrivate
-        case ("hugetlb", 1): self = .hugetlb
-        case ("shared", 2):
-            guard let file else { return nil }
-            self = .shared(file: file)
-        case ("private", 2):
-            guard let file else { return nil }
-            self = .privateFile(file: file)
+        if parts.count == 1 {
+            switch text {
+            case "anonymous": self = .anonymousPrivate
+            case "hugetlb": self = .hugetlb
+            default: return nil
+            }
+            return
+        }
+        guard parts.count == 2, let file = Int(parts[1]), 0..<Player.fileCount ~= file
+        else { return nil }
+        switch parts[0] {
+        case "shared": self = .shared(file: file)
+        case "private": self = .privateFile(file: file)
         default: return nil
         }
     }

@@ -83,7 +83,10 @@ public final class Referee {
         _ here: Player.Step, _ model: Player.Step
     ) -> (kind: Disagreement.Kind, text: String)? {
         if here.errno != model.errno {
-            return (.errno, "errno: \(Errno.text(here.errno)) here, \(Errno.text(model.errno)) on the model")
+            return (
+                .errno,
+                "errno: \(Errno.text(here.errno)) here, \(Errno.text(model.errno)) on the model"
+            )
         }
         if let found = comparison.difference(here: here.seen, model: model.seen) { return found }
         guard let child = here.child else { return nil }

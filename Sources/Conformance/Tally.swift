@@ -28,7 +28,8 @@ public struct Tally: Sendable {
                 + ($0.value.refused > 0 ? " (\($0.value.refused) refused)" : "")
         }
         let sorted = { (counts: [String: Int]) in
-            counts.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }.joined(separator: ", ")
+            counts.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }
+                .joined(separator: ", ")
         }
         return [
             "operations: " + kinds.joined(separator: ", "),
