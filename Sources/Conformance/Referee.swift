@@ -101,6 +101,7 @@ public final class Referee {
         case .model(let profile, let backend, let mistake):
             let model = ModelSpace(profile: profile, backend: backend)
             model.mistake = mistake
+            model.hasSwap = KernelSettings.hasSwap
             return ModelOpponent(model: model)
         case .live(let other):
             do throws(RunnerError) {
