@@ -161,10 +161,12 @@ public final class ConformanceRun {
         _ operations: [Operation], _ failure: Disagreement
     ) -> ([Operation], String) {
         referee.trace = nil
+        referee.isCounting = false
         // What hangs shows that sooner than a slow machine is slow.
         if failure.kind == .endless { referee.allow(.seconds(1)) }
         defer {
             traceIfAsked()
+            referee.isCounting = true
             referee.allow(Player.limit)
         }
         var words = failure.text
