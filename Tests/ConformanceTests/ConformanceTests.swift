@@ -50,7 +50,7 @@ struct ConformanceTests {
 
     /// What stands there while this process holds the lock that runs hold until all is put back.
     private static func pauseWhileNobodyPlays() async throws -> String {
-        let lock = open("/run/ptreclaim-conform.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+        let lock = unsafe open("/run/ptreclaim-conform.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         try #require(lock >= 0)
         defer { close(lock) }
         let deadline = ContinuousClock.now + .seconds(120)
