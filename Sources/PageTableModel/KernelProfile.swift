@@ -24,6 +24,8 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
     public var collapseWithinSpanFails = true
     /// `MADV_COLLAPSE` wants a page that is mapped writable (SCAN_PAGE_RO), until Linux 6.17.
     public var collapseWantsWritable = true
+    /// `MADV_COLLAPSE` over none entries that a userfaultfd watches is EBUSY; before, EINVAL.
+    public var collapseOfWatchedIsBusy = false
     /// Splitting a huge page maps what is zero in it to the page of zeros.
     public var splitMapsZeroPages = false
 
@@ -104,6 +106,7 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
         profile.dontneedFreesTables = true
         profile.writesHugeZeroPageHuge = true
         profile.collapseWantsWritable = false
+        profile.collapseOfWatchedIsBusy = true
         profile.mergesIntoUnwritten = true
         profile.movesSeveralVMAs = true
         profile.dontunmapUnlocksWhole = true

@@ -75,7 +75,9 @@ extension ModelSpace {
     /// Makes the page at `address` ready for an access that the VMA allows.
     /// - Throws: EFAULT at a guard; EAGAIN where a userfaultfd handler would have to answer.
     func fault(_ address: UInt, _ index: Int, isWrite: Bool) throws(ModelError) {
-        if vmas[index].kind == .hugetlb { return hugetlbFault(address, index, isWrite: isWrite) }
+        if vmas[index].kind == .hugetlb {
+            return try hugetlbFault(address, index, isWrite: isWrite)
+        }
         if tables.isHuge(at: address) {
             if try !hugeFault(address, index, isWrite: isWrite) { return }
         }

@@ -118,9 +118,9 @@ extension ModelSpace {
             let span = spans[number]
             if tables.isHuge(at: span.start) { continue }
             switch collapseObstacle(span, vma) {
-            // Ends the call.
-            case .busy?: throw .busy
-            case let obstacle?: failure = obstacle
+            case .watched: throw profile.collapseOfWatchedIsBusy ? .busy : .invalid
+            case .guards: throw .invalid
+            case .entry: failure = .invalid
             case nil:
                 let before = (0..<PageGeometry.entriesPerTable).map {
                     entry(at: span.start + UInt($0) * PageGeometry.pageByteCount)
@@ -135,36 +135,65 @@ extension ModelSpace {
         if let failure { throw failure }
     }
 
-    /// What keeps a span from being collapsed: the first entry that is in the way.
+    /// What keeps a span from being collapsed.
+    private enum CollapseObstacle {
+        /// No table, or an entry of the wrong kind; the next span is tried.
+        case entry
+        /// A none entry that a userfaultfd watches; ends the call.
+        case watched
+        /// Taken for a page on the swap device, which then cannot be brought back; ends the call.
+        case guards
+    }
+
+    /// The first obstacle counts.
     /// The corresponding kernel function is `hpage_collapse_scan_pmd`.
-    private func collapseObstacle(_ span: Span, _ vma: VMA) -> ModelError? {
-        guard tables.hasPTETable(at: span.start) else { return .invalid }
+    private func collapseObstacle(_ span: Span, _ vma: VMA) -> CollapseObstacle? {
+        guard tables.hasPTETable(at: span.start) else { return .entry }
         let isArmed = !vma.attributes.isDisjoint(with: .registered)
         var hasPage = false
         var hasGuard = false
         for page in Self.pages(of: span.range) {
             let entry = entry(at: page)
             switch entry.state {
-            case .none, .zeroPage: if isArmed { return .busy }
-            case .writeProtectMarker: return .invalid
-            // Taken for a page on the swap device, which then cannot be brought back.
+            case .none, .zeroPage:
+                if isArmed { return .watched }
+            case .writeProtectMarker: return .entry
             case .guardMarker: hasGuard = true
             case .anonymous, .lazyFree: hasPage = true
             case .swap, .file: break
             }
-            if entry.isWriteProtected, entry.state != .zeroPage { return .invalid }
+            if entry.isWriteProtected, entry.state != .zeroPage { return .entry }
         }
-        if hasGuard || !hasPage && profile.collapseWantsWritable { return .invalid }
-        return nil
+        if !hasPage, profile.collapseWantsWritable { return .entry }
+        return hasGuard ? .guards : nil
     }
 
     // MARK: hugetlb
 
     /// The corresponding kernel function is `hugetlb_fault`. There is no PTE table below it.
-    func hugetlbFault(_ address: UInt, _ index: Int, isWrite: Bool) {
-        if tables.isHuge(at: address) { return }
+    func hugetlbFault(_ address: UInt, _ index: Int, isWrite: Bool) throws(ModelError) {
+        let attributes = vmas[index].attributes
+        let isArmed = attributes.contains(.writeProtectRegistered)
+        let entry = entry(at: address)
+        tables.allocateUpperTables(for: address)
+        if entry.state.isPresent {
+            if isWrite, isArmed, entry.isWriteProtected { throw .wouldBlock }
+            return
+        }
+        if attributes.contains(.missingRegistered) { throw .wouldBlock }
+        let isProtected = isArmed && entry.state == .writeProtectMarker
         // A private page is anonymous whoever touches it first; none is ever the page of zeros.
         prepareAnonVMA(index)
-        tables.setHuge(at: address, hasDepositedTable: false) { _ in PTE(.anonymous) }
+        setHugetlb(at: address, PTE(.anonymous, isWriteProtected: isProtected))
+        if isWrite, isProtected { throw .wouldBlock }
+    }
+
+    /// One entry for the whole span; none takes it away.
+    func setHugetlb(at address: UInt, _ entry: PTE) {
+        if entry.isNone {
+            tables.freeTable(at: address)
+        } else {
+            tables.setHuge(at: address, hasDepositedTable: false) { _ in entry }
+        }
     }
 }

@@ -33,7 +33,13 @@ extension ModelSpace {
         try eachVMA(in: range) { [self] index, part throws(ModelError) in
             let attributes = vmas[index].attributes
             guard !attributes.isDisjoint(with: .registered) else { return }
-            if attributes.contains(.writeProtectRegistered) { unprotect(part) }
+            if attributes.contains(.writeProtectRegistered) {
+                if vmas[index].kind == .hugetlb {
+                    protectHugetlb(part, false)
+                } else {
+                    unprotect(part)
+                }
+            }
             try setAttributes(index, part, pageOffset: offsetForMerging(index)) {
                 $0.subtract(.registered)
             }
@@ -64,6 +70,11 @@ extension ModelSpace {
             let vma = vmas[index]
             guard vma.attributes.contains(.writeProtectRegistered) else { throw .notRegistered }
             let part = vma.range.clamped(to: range)
+            if vma.kind == .hugetlb {
+                guard range.isSpanAligned else { throw .invalid }
+                protectHugetlb(part, isSet)
+                continue
+            }
             if isSet { protect(part, vma) } else { unprotect(part) }
         }
     }
@@ -83,6 +94,20 @@ extension ModelSpace {
             tables.fill(part, protected)
         } else {
             tables.transform(part, protected)
+        }
+    }
+
+    /// The corresponding kernel function is `hugetlb_change_protection`.
+    private func protectHugetlb(_ part: AddressRange, _ isSet: Bool) {
+        for number in 0..<part.wholeSpans.count {
+            let address = part.wholeSpans[number].start
+            let entry = entry(at: address)
+            if entry.state.isPresent {
+                setHugetlb(at: address, entry.with(isWriteProtected: isSet))
+            } else if isSet || entry.state == .writeProtectMarker {
+                tables.allocateUpperTables(for: address)
+                setHugetlb(at: address, isSet ? PTE(.writeProtectMarker) : .none)
+            }
         }
     }
 

@@ -186,6 +186,8 @@ extension ModelSpace {
         let lower = upper - 1
         func isSource(_ index: Int) -> Bool {
             vmas.indices.contains(index) && source == vmas[index].start
+                && (vmas[index].end == candidate.range.start
+                    || vmas[index].start == candidate.range.end)
         }
         var joinsLower = !isSource(lower) && canMerge(candidate, after: lower)
         var joinsUpper = !isSource(upper) && canMerge(candidate, before: upper)
