@@ -94,6 +94,7 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
         profile.showsEmptyTables = true
         profile.movesFromWithinTables = true
         profile.lazyFreeFreesTables = true
+        profile.collapseOfWatchedIsBusy = true
         profile.splitMapsZeroPages = true
         profile.uncommitsUnwritten = true
         profile.hasWriteProtectUnpopulated = true
@@ -106,7 +107,6 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
         profile.dontneedFreesTables = true
         profile.writesHugeZeroPageHuge = true
         profile.collapseWantsWritable = false
-        profile.collapseOfWatchedIsBusy = true
         profile.mergesIntoUnwritten = true
         profile.movesSeveralVMAs = true
         profile.dontunmapUnlocksWhole = true

@@ -164,10 +164,13 @@ extension ModelSpace {
     private func splitFolioIfPartial(at page: UInt, in part: AddressRange) {
         guard let folio = splitPages.folio(at: page) else { return }
         let pages = splitPages.pages(of: folio)
+        // The kernel looks at one table at a time.
         let isWhole =
             pages.count == PageGeometry.entriesPerTable
-            && pages.allSatisfy { part.start <= $0 && $0 < part.end }
-            && (pages.max() ?? 0) - (pages.min() ?? 0) == 511 * PageGeometry.pageByteCount
+            && pages.allSatisfy {
+                part.start <= $0 && $0 < part.end
+                    && Span(containing: $0) == Span(containing: page)
+            }
         if !isWhole { splitFolio(at: page) }
     }
 

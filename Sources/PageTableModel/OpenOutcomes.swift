@@ -143,14 +143,22 @@ extension ModelSpace {
             set(.none, page)
         case (.file, .none), (.file, .writeProtectMarker):
             set(entry.isWriteProtected ? PTE(.writeProtectMarker) : .none, page)
-            if hasSwap, let file = vmas[index].kind.file {
-                let offset = vmas[index].pageOffset(of: page)
-                let contents = cachedPage(file, offset)?.contents ?? 0
-                pageCache[file, default: [:]][offset] = .swapped(contents: contents)
+            if let file = vmas[index].kind.file {
+                leaveMemory(file, vmas[index].pageOffset(of: page))
             }
         default: return
         }
         adoption.outcomes.append(.pagedOut)
+    }
+
+    /// A page of a file that was never written is dropped, any other goes to swap.
+    private func leaveMemory(_ file: Int, _ offset: UInt) {
+        guard let contents = cachedPage(file, offset)?.contents else { return }
+        if contents == 0 {
+            pageCache[file]?[offset] = nil
+        } else if hasSwap {
+            pageCache[file]?[offset] = .swapped(contents: contents)
+        }
     }
 
     private func adoptFallbacks(_ seen: ObservedPages, _ adoption: inout Adoption) {
