@@ -68,6 +68,7 @@ let package = Package(
         // What Linux offers and libc headers may lack: numbers, structs, raw system calls.
         .target(name: "CLinuxMM", cSettings: [.define("_GNU_SOURCE")]),
         .target(name: "CStatsPage"),
+        .target(name: "CTraceFile"),
         .target(name: "CReclaim"),
         .systemLibrary(
             name: "CJemalloc", pkgConfig: "jemalloc", providers: [.apt(["libjemalloc-dev"])]),
@@ -99,7 +100,7 @@ let package = Package(
             name: "ShimCore", dependencies: ["CLinuxMM", "CReclaim"], path: "Shim/Core",
             swiftSettings: shimCoreSettings),
         .target(
-            name: "Preload", dependencies: ["ShimCore", "CLinuxMM", "CStatsPage"],
+            name: "Preload", dependencies: ["ShimCore", "CLinuxMM", "CStatsPage", "CTraceFile"],
             path: "Shim/Preload", cSettings: libraryCSettings,
             linkerSettings: libraryLinkerSettings(exporting: "preload.map")),
         .target(
