@@ -84,6 +84,11 @@ let package = Package(
         .target(
             name: "PageTableModel", dependencies: ["ReclaimCore"], swiftSettings: hostSettings),
 
+        // What the preload library recorded, read and replayed on the model.
+        .target(
+            name: "TraceFile", dependencies: ["ReclaimCore", "PageTableModel", "CTraceFile"],
+            swiftSettings: hostSettings),
+
         // Looking at processes, this one and others.
         .target(
             name: "ProcFS", dependencies: ["ReclaimCore", "CLinuxMM", "CStatsPage"],
@@ -91,7 +96,7 @@ let package = Package(
         .executableTarget(
             name: "PTReclaimCLI",
             dependencies: [
-                "ProcFS", "CLinuxMM",
+                "ProcFS", "TraceFile", "CLinuxMM",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: hostSettings),
 
@@ -169,8 +174,11 @@ let package = Package(
             name: "CommandTests", dependencies: ["ProcFS", "TestSupport"],
             swiftSettings: hostSettings),
         .testTarget(
+            name: "TraceFileTests", dependencies: ["TraceFile", "ReclaimCore", "CTraceFile"],
+            swiftSettings: hostSettings),
+        .testTarget(
             name: "ShimTests",
-            dependencies: ["ProcFS", "ReclaimCore", "CReclaim", "TestSupport"],
+            dependencies: ["ProcFS", "ReclaimCore", "CReclaim", "TraceFile", "TestSupport"],
             swiftSettings: hostSettings),
     ],
     swiftLanguageModes: [.v6],

@@ -141,7 +141,7 @@ static void hook_destroy(
     ptreclaim_jemalloc_arena_destroyed(arena);
     if (original->destroy) {
         ptreclaim_trace_before_event();
-        ptreclaim_trace_event(PTRECLAIM_TRACE_UNMAP, 0, address, byte_count, 0, 0, arena);
+        ptreclaim_trace_event(PTRECLAIM_TRACE_DESTROY, 0, address, byte_count, 0, 0, arena);
         ptreclaim_core_drop_reserve((uintptr_t)address, byte_count);
         original->destroy(original, address, byte_count, committed, arena);
     }

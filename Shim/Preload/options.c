@@ -13,7 +13,7 @@ enum kind { CHOICE, NAME, NUMBER };
 struct option {
     const char *variable;
     enum kind kind;
-    const char *choices; // separated by '|', the value is the index; of a NUMBER lowest..highest
+    const char *choices; // separated by '|', the value is the index; NUMBER: lowest..highest
     uint32_t fallback;
     size_t offset;
 };

@@ -27,10 +27,11 @@
     X(MERGE, 4, "two extents became one; more_page_count: the upper one") \
     X(PURGE_LAZY, 5, "MADV_FREE by jemalloc's own hook") \
     X(PURGE_FORCED, 6, "MADV_DONTNEED by jemalloc's own hook") \
-    X(UNMAP, 7, "is unmapped, with the reserve behind it; recorded before that") \
+    X(UNMAP, 7, "is unmapped; recorded before that") \
     X(VM_PTE, 8, "a sample: address is VmPTE of the process in bytes") \
     X(MAP_OUTSIDE, 9, "jemalloc mapped it past the hooks: its own data, arenas not hooked yet") \
-    X(THREAD, 10, "a thread has started; one page of its stack")
+    X(THREAD, 10, "a thread has started; one page of its stack") \
+    X(DESTROY, 11, "as UNMAP, with the reserve behind it: the arena is destroyed")
 
 enum ptreclaim_trace_kind {
 #define X(name, number, meaning) PTRECLAIM_TRACE_##name = number,
