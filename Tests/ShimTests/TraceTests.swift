@@ -87,7 +87,8 @@ extension ShimTests {
             let replay = try TraceReplay(TraceReader(path: trace))
             let lines = outcome.output.split(separator: "\n")
             #expect(lines[0].contains("measured kB  predicted kB  difference kB"))
-            #expect(lines.contains("\(replay.eventCount) events and \(replay.samples.count) samples"))
+            let counts = "\(replay.eventCount) events and \(replay.samples.count) samples"
+            #expect(lines.contains(Substring(counts)))
             #expect(lines.last?.hasPrefix("difference: median ") == true, "\(outcome)")
             let rows = try String(contentsOf: csv, encoding: .utf8).split(separator: "\n")
             #expect(rows.count == replay.samples.count + 1)
