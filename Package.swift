@@ -88,6 +88,14 @@ let package = Package(
         .target(
             name: "TraceFile", dependencies: ["ReclaimCore", "PageTableModel", "CTraceFile"],
             swiftSettings: hostSettings),
+        // The model and the kernel, played against each other: a child process that plays, what
+        // can be seen of it, and what to play. Neither needs Foundation: they run in bare guests.
+        .target(
+            name: "CPlayer", dependencies: ["CLinuxMM"], cSettings: [.define("_GNU_SOURCE")]),
+        .target(
+            name: "Conformance",
+            dependencies: ["CPlayer", "CLinuxMM", "LiveSpace", "PageTableModel", "ReclaimCore"],
+            swiftSettings: hostSettings),
 
         // Looking at processes, this one and others.
         .target(
@@ -96,7 +104,7 @@ let package = Package(
         .executableTarget(
             name: "PTReclaimCLI",
             dependencies: [
-                "ProcFS", "TraceFile", "CLinuxMM",
+                "ProcFS", "TraceFile", "CLinuxMM", "Conformance", "PageTableModel",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: hostSettings),
 
@@ -169,6 +177,10 @@ let package = Package(
             swiftSettings: hostSettings),
         .testTarget(
             name: "ProcFSTests", dependencies: ["ProcFS", "TestSupport"],
+            swiftSettings: hostSettings),
+        .testTarget(
+            name: "ConformanceTests",
+            dependencies: ["Conformance", "PageTableModel", "ReclaimCore", "TestSupport"],
             swiftSettings: hostSettings),
         .testTarget(
             name: "CommandTests", dependencies: ["ProcFS", "TestSupport"],

@@ -5,15 +5,13 @@ public import ReclaimCore
 extension ModelSpace: AddressSpace {
     public var discardFreesTables: Bool { backend == .dontneed && profile.dontneedFreesTables }
 
-    /// Tables on the three levels that count; P4D and PGD tables do not.
-    public var tableCount: Int { pteTables.count + pmdTables.count + pudTables.count }
-
-    public func vmPTEByteCount() -> UInt? { UInt(tableCount) * PageGeometry.pageByteCount }
+    public func vmPTEByteCount() -> UInt? { tables.byteCount }
 
     public var showsTables: Bool { profile.showsEmptyTables }
 
     public func mapping(at address: UInt) -> Mapping {
-        guard let index = firstIndex(endingAfter: address) else {
+        let index = firstIndex(endingAfter: address)
+        guard index < vmas.count else {
             return Mapping(range: AddressRange(start: address, end: .max), kind: .hole)
         }
         let vma = vmas[index]
@@ -22,33 +20,59 @@ extension ModelSpace: AddressSpace {
         }
         let kind: Mapping.Kind =
             switch vma.kind {
-            case .special: .special
+            case .special, .hugetlb: .special
             case .shared: .shared
             case .privateFile: .privateFile
             case .anonymousPrivate: .anonymous
             }
-        let mapping = Mapping(range: vma.range, kind: kind)
+        var range = vma.range
+        if mistake == .crossVMATableFreed {
+            let mask = PageGeometry.spanByteCount - 1
+            range = AddressRange(start: range.start & ~mask, end: (range.end + mask) & ~mask)
+        }
+        let mapping = Mapping(range: range, kind: kind)
         return stackAddress.map { mapping.part(at: address, stackAddress: $0) } ?? mapping
     }
 
     public func firstPopulatedPage(in range: AddressRange) -> UInt? {
-        pteTables.flatMap { start, table in
-            table.entries.keys.map { start + UInt($0) * PageGeometry.pageByteCount }
+        guard mistake == .markersCountAsNone else { return tables.firstPopulatedPage(in: range) }
+        return Self.pages(of: range).first {
+            switch entry(at: $0).state {
+            case .none, .writeProtectMarker, .guardMarker: false
+            default: true
+            }
         }
-        .filter { range.start <= $0 && $0 < range.end }.min()
     }
 
     public func firstTables(in run: SpanRun, atMost limit: Int) -> SpanRun? {
         guard showsTables else { return run.prefix(limit) }
-        let seen = (0..<run.count).map { index in
-            pteTables[run[index].start] != nil
-                || indices(overlapping: run[index].range).contains {
-                    vmas[$0].attributes.contains(.writeProtectRegistered)
-                }
+        guard let first = firstSeenTable(in: run.range) else { return nil }
+        var end = first.end
+        var count = 1
+        while end < run.end, count < limit, isSeen(Span(containing: end)) {
+            end += PageGeometry.spanByteCount
+            count += 1
         }
-        guard let first = seen.firstIndex(of: true) else { return nil }
-        let last = seen[first...].firstIndex(of: false) ?? run.count
-        return run.prefix(min(last, first + limit)).suffix(from: run[first].start)
+        return run.suffix(from: first.start).prefix(upTo: end)
+    }
+
+    /// A table, a huge page, or a hole of a VMA that is registered for uffd-wp: all look the same.
+    private func isSeen(_ span: Span) -> Bool {
+        tables.slot(at: span.start) != .absent || firstHiddenTable(in: span.range) != nil
+    }
+
+    private func firstSeenTable(in range: AddressRange) -> Span? {
+        let hidden = firstHiddenTable(in: range)
+        let upTo = hidden.map { AddressRange(start: range.start, end: $0.end) } ?? range
+        return tables.firstOccupiedSpan(in: upTo) ?? hidden
+    }
+
+    private func firstHiddenTable(in range: AddressRange) -> Span? {
+        for index in indices(overlapping: range)
+        where vmas[index].attributes.contains(.writeProtectRegistered) {
+            return Span(containing: max(vmas[index].start, range.start))
+        }
+        return nil
     }
 
     public func hidesTables(at address: UInt) -> Bool {
@@ -56,16 +80,15 @@ extension ModelSpace: AddressSpace {
     }
 
     public func free(_ run: SpanRun, in mapping: Mapping, fenced: Bool) -> KeptReason? {
-        guard let attributes = vma(covering: run.start)?.attributes else { return .backendFailed }
-        if fenced { return freeBehindFence(run, attributes) }
+        guard let vma = vma(covering: run.start) else { return .backendFailed }
+        if fenced { return freeBehindFence(run, vma) }
         do {
             switch backend {
             case .dontneed: try dontneedLocked(run.range)
-            case .remap where attributes.contains(.locked): return .locked
+            case .remap where vma.attributes.contains(.locked): return .locked
             case .remap: for index in 0..<run.count { try moveAwayAndDrop(run[index]) }
-            case .mapfixed where !attributes.isEmpty || mapping.kind != .anonymous:
-                return .losesAttributes
-            case .mapfixed: try mmap(run.range)
+            case .mapfixed where losesAttributes(vma): return .losesAttributes
+            case .mapfixed: try mapOver(run.range, vma)
             }
             return nil
         } catch {
@@ -73,11 +96,11 @@ extension ModelSpace: AddressSpace {
         }
     }
 
-    private func freeBehindFence(_ run: SpanRun, _ attributes: VMA.Attributes) -> KeptReason? {
+    private func freeBehindFence(_ run: SpanRun, _ vma: VMA) -> KeptReason? {
         guard fenceIsAvailable else { return .fenceUnavailable }
-        if attributes.contains(.writeProtectRegistered) { return .writeProtectRegistered }
-        if attributes.contains(.missingRegistered) { return .registered }
-        if backend != .dontneed, !attributes.isEmpty { return .losesAttributes }
+        if vma.attributes.contains(.writeProtectRegistered) { return .writeProtectRegistered }
+        if vma.attributes.contains(.missingRegistered) { return .registered }
+        if backend != .dontneed, losesAttributes(vma) { return .losesAttributes }
         beforeFence?()
         do {
             var start = run.start
@@ -86,7 +109,11 @@ extension ModelSpace: AddressSpace {
                 let stop = firstPopulatedPage(in: rest).map { Span(containing: $0).start }
                 let empty = AddressRange(start: start, end: stop ?? run.end)
                 if !empty.isEmpty {
-                    if backend == .dontneed { try dontneedLocked(empty) } else { try mmap(empty) }
+                    if backend == .dontneed {
+                        try dontneedLocked(empty)
+                    } else {
+                        try mapOver(empty, vma)
+                    }
                 }
                 start = empty.end + PageGeometry.spanByteCount
             }
@@ -120,6 +147,18 @@ extension ModelSpace: AddressSpace {
         reserveEnds.contains(end) ? Span(containing: end).end : end
     }
 
+    /// Whether a new mapping in its place would not be the same.
+    private func losesAttributes(_ vma: VMA) -> Bool {
+        !vma.kind.isAnonymous
+            || !vma.attributes.subtracting([.accounted, .noReserve, .mayHaveGuards]).isEmpty
+    }
+
+    private func mapOver(_ range: AddressRange, _ vma: VMA) throws(ModelError) {
+        try mmap(
+            range, protection: vma.protection,
+            flags: vma.attributes.contains(.noReserve) ? .noReserve : [])
+    }
+
     /// What is left of `span` when its table has been moved to a scratch span: the VMA, without
     /// its pages and without the mlock flag.
     ///
@@ -127,18 +166,16 @@ extension ModelSpace: AddressSpace {
     ///   same, so `LiveSpace` refuses by itself.
     /// The corresponding kernel function is `mremap_to` with MREMAP_DONTUNMAP.
     private func moveAwayAndDrop(_ span: Span) throws(ModelError) {
-        guard let index = firstIndex(endingAfter: span.start),
-            vmas[index].range.contains(span.range)
+        guard let index = index(covering: span.start), vmas[index].range.contains(span.range)
         else { throw .fault }
         guard vmas[index].kind != .special else { throw .invalid }
+        splitPages.remove(span.range)
         // A userfaultfd that asked for no events of mremap: entries move one by one.
-        if vmas[index].attributes.isDisjoint(with: [.missingRegistered, .writeProtectRegistered]) {
-            pteTables[span.start] = nil
+        if vmas[index].attributes.isDisjoint(with: .registered) {
+            tables.freeTable(at: span.start)
         } else {
-            pteTables[span.start]?.clear(0..<PageGeometry.entriesPerTable)
+            clear(span.range)
         }
-        vmas[index].attributes.remove(.locked)
-        // All its pages have moved away, so it is tied to nothing any more.
-        if vmas[index].range == span.range { vmas[index].anonVMA = nil }
+        finishKeepingSource(span.range)
     }
 }

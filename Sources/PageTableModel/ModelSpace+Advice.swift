@@ -2,9 +2,64 @@
 
 public import ReclaimCore
 
-// MARK: - madvise, swap, userfaultfd
+// MARK: - madvise
 
 extension ModelSpace {
+    /// - Throws: the errno of the kernel: EINVAL for memory that the advice is not for, ENOMEM for
+    ///   holes, where what is mapped has been changed.
+    /// The corresponding kernel function is `do_madvise`.
+    public func madvise(
+        _ range: AddressRange, _ advice: Operation.Advice
+    ) throws(ModelError) {
+        switch advice {
+        case .populateRead: return try populate(range, isWrite: false)
+        case .populateWrite: return try populate(range, isWrite: true)
+        case .guardInstall, .guardRemove:
+            guard profile.hasGuards else { throw .invalid }
+        case .dontneed, .dontneedLocked:
+            if mistake == .holeStopsZap, !isMapped(range) { throw .noMemory }
+        default: break
+        }
+        try walkVMAs(range) { [self] index, part throws(ModelError) in
+            try advise(index, part, advice)
+        }
+    }
+
+    private func advise(
+        _ index: Int, _ part: AddressRange, _ advice: Operation.Advice
+    ) throws(ModelError) {
+        let vma = vmas[index]
+        switch advice {
+        case .dontneed, .dontneedLocked: try dontneed(index, part, advice)
+        case .free: try free(index, part)
+        case .pageout: try pageOut(index, part)
+        case .collapse: try collapse(index, part)
+        case .guardInstall: try installGuards(index, part)
+        case .guardRemove: try removeGuards(index, part)
+        case .dontfork: try setAttributes(index, part) { $0.insert(.dontFork) }
+        case .dofork:
+            if vma.kind == .special { throw .invalid }
+            try setAttributes(index, part) { $0.remove(.dontFork) }
+        case .dontdump: try setAttributes(index, part) { $0.insert(.dontDump) }
+        case .dodump:
+            if vma.kind == .special { throw .invalid }
+            try setAttributes(index, part) { $0.remove(.dontDump) }
+        case .hugepage:
+            try setAttributes(index, part) {
+                $0.insert(.hugePage)
+                $0.remove(.noHugePage)
+            }
+        case .nohugepage:
+            try setAttributes(index, part) {
+                $0.insert(.noHugePage)
+                $0.remove(.hugePage)
+            }
+        case .populateRead, .populateWrite: break
+        }
+    }
+
+    // MARK: DONTNEED, FREE, PAGEOUT
+
     /// Zaps the pages of `range`. Guard markers stay, and in files uffd-wp markers.
     ///
     ///     | partial |  span  |  span  | VMA || VMA |    a table goes where this call covers the
@@ -14,30 +69,163 @@ extension ModelSpace {
     ///   special VMA, what lies before it is zapped.
     /// The corresponding kernel function is `madvise_dontneed_single_vma`.
     public func dontneed(_ range: AddressRange) throws(ModelError) {
-        try dontneed(range, evenIfLocked: false)
+        try madvise(range, .dontneed)
     }
 
     /// As `dontneed`, for locked memory too.
     /// The corresponding kernel call is `madvise(MADV_DONTNEED_LOCKED)`.
     public func dontneedLocked(_ range: AddressRange) throws(ModelError) {
-        try dontneed(range, evenIfLocked: true)
+        try madvise(range, .dontneedLocked)
     }
 
-    private func dontneed(_ range: AddressRange, evenIfLocked: Bool) throws(ModelError) {
-        try walkVMAs(range) { [self] vma, part throws(ModelError) in
-            guard evenIfLocked || !vma.attributes.contains(.locked), vma.kind != .special else {
-                throw .invalid
+    private func dontneed(
+        _ index: Int, _ part: AddressRange, _ advice: Operation.Advice
+    ) throws(ModelError) {
+        let vma = vmas[index]
+        guard vma.kind != .special,
+            advice == .dontneedLocked || !vma.attributes.contains(.locked)
+        else { throw .invalid }
+        var part = part
+        if vma.kind == .hugetlb {
+            let mask = PageGeometry.spanByteCount - 1
+            guard part.start & mask == 0 else { throw .invalid }
+            part.end &= ~mask
+            if part.isEmpty { return }
+        }
+        zap(
+            part, vma, freesTables: profile.dontneedFreesTables != (mistake == .reclaimTurnedAround)
+        )
+    }
+
+    /// What `MADV_DONTNEED` does to entries: everything goes but guard markers and, in memory that
+    /// is not anonymous, the write protection: it becomes a marker or stays one.
+    /// The corresponding kernel function is `zap_page_range_single`.
+    func zap(_ part: AddressRange, _ vma: VMA, freesTables: Bool) {
+        splitPages.remove(part)
+        splitHugePages(atEndsOf: part)
+        let keepsProtection =
+            !vma.kind.isAnonymous && vma.attributes.contains(.writeProtectRegistered)
+        let dropsMarkers = vma.kind.isAnonymous || mistake == .fileMarkersZapped
+        let dropsGuards = mistake == .guardsZapped
+        let freesPartially = mistake == .partialZapFreesTable
+        tables.forEachSlot(in: part) { [self] tables, span, place in
+            if tables.isHuge(at: span.start) { return tables.freeTable(at: span.start) }
+            let indices = PageTables.entryIndices(of: part, in: span)
+            tables.change(place, indices) { entry in
+                switch entry.state {
+                case .guardMarker: dropsGuards ? .none : entry
+                case .writeProtectMarker: dropsMarkers ? .none : entry
+                default:
+                    keepsProtection && entry.isWriteProtected ? PTE(.writeProtectMarker) : .none
+                }
             }
-            forEachTable(under: part) { _, indices, table in
-                table?.zap(indices, isAnonymous: vma.kind == .anonymousPrivate)
-                if profile.dontneedFreesTables, indices.count == PageGeometry.entriesPerTable,
-                    table?.isAllNone == true
-                {
-                    table = nil
+            if freesTables, freesPartially || indices.count == PageGeometry.entriesPerTable,
+                tables.populatedCount(inTableAt: span.start) == 0
+            {
+                tables.freeTable(at: span.start)
+                if profile.dontneedFreesTables, indices.count == PageGeometry.entriesPerTable {
+                    open.freedTables.append(span)
                 }
             }
         }
     }
+
+    /// Offers the pages of `range` for being taken when memory is short.
+    /// - Throws: EINVAL for memory that is locked or not anonymous; ENOMEM for a hole.
+    /// The corresponding kernel call is `madvise(MADV_FREE)`.
+    public func free(_ range: AddressRange) throws(ModelError) { try madvise(range, .free) }
+
+    private func free(_ index: Int, _ part: AddressRange) throws(ModelError) {
+        let vma = vmas[index]
+        guard vma.kind.isAnonymous, !vma.attributes.contains(.locked) else { throw .invalid }
+        splitFolios(in: part)
+        for page in splitPages.isEmpty ? [] : Array(Self.pages(of: part)) {
+            splitFolioIfPartial(at: page, in: part)
+        }
+        tables.transform(part) { entry in
+            switch entry.state {
+            case .anonymous:
+                PTE(
+                    .lazyFree, contents: entry.contents, isWriteProtected: entry.isWriteProtected)
+            case .swap: .none
+            default: entry
+            }
+        }
+    }
+
+    /// Splits the huge pages of which `part` covers only a part, folio and all. The huge page of
+    /// zeros stays as it is.
+    private func splitFolios(in part: AddressRange) {
+        for end in [part.start, part.end] where end % PageGeometry.spanByteCount != 0 {
+            if tables.isHuge(at: end), entry(at: end).state != .zeroPage { splitFolio(at: end) }
+        }
+    }
+
+    private func splitFolioIfPartial(at page: UInt, in part: AddressRange) {
+        guard let folio = splitPages.folio(at: page) else { return }
+        let pages = splitPages.pages(of: folio)
+        let isWhole =
+            pages.count == PageGeometry.entriesPerTable
+            && pages.allSatisfy { part.start <= $0 && $0 < part.end }
+            && (pages.max() ?? 0) - (pages.min() ?? 0) == 511 * PageGeometry.pageByteCount
+        if !isWhole { splitFolio(at: page) }
+    }
+
+    /// Takes every page of `range` that `MADV_FREE` has offered, as pressure does.
+    /// The corresponding kernel function is `try_to_unmap_one`.
+    public func reclaimLazily(_ range: AddressRange) {
+        tables.forEachSlot(in: range) { [self] tables, span, place in
+            if tables.isHuge(at: span.start) {
+                guard tables.entry(at: span.start).state == .lazyFree,
+                    range.contains(span.range), profile.lazyFreeFreesTables
+                else { return }
+                return tables.freeTable(at: span.start)
+            }
+            tables.change(place, PageTables.entryIndices(of: range, in: span)) {
+                $0.state == .lazyFree ? .none : $0
+            }
+        }
+    }
+
+    /// Moves the present pages of `range` to swap.
+    public func swapOut(_ range: AddressRange) {
+        for index in indices(overlapping: range) where vmas[index].kind.isAnonymous {
+            tables.transform(vmas[index].range.clamped(to: range)) { entry in
+                entry.state == .anonymous
+                    ? PTE(
+                        .swap, contents: entry.contents, isWriteProtected: entry.isWriteProtected)
+                    : entry
+            }
+        }
+    }
+
+    /// Each page may go to swap or stay: somebody may hold it, and the device may be full.
+    /// The corresponding kernel function is `madvise_pageout`.
+    private func pageOut(_ index: Int, _ part: AddressRange) throws(ModelError) {
+        let vma = vmas[index]
+        guard vma.kind != .special, vma.kind != .hugetlb, !vma.attributes.contains(.locked) else {
+            throw .invalid
+        }
+        open.pagedOut.append(part)
+    }
+
+    // MARK: POPULATE
+
+    /// - Throws: EINVAL where the protection is in the way, EFAULT at a guard or where a
+    ///   userfaultfd would have to answer, ENOMEM at a hole; what lies before is populated.
+    /// The corresponding kernel function is `madvise_populate`.
+    private func populate(_ range: AddressRange, isWrite: Bool) throws(ModelError) {
+        try walkVMAs(range, stopsAtHoles: !profile.populateWalksPastHoles) {
+            [self] index, part throws(ModelError) in
+            let needed: VMA.Protection = isWrite ? .write : .read
+            guard vmas[index].protection.contains(needed), vmas[index].kind != .special else {
+                throw vmas[index].kind == .special ? .fault : .invalid
+            }
+            try populate(part, in: index, isWrite: isWrite)
+        }
+    }
+
+    // MARK: Guards
 
     /// Replaces every page of `range` by a guard marker; makes the tables that this needs.
     /// - Throws: ENOMEM for a hole; EINVAL at the first locked or special VMA; EAGAIN, with nothing
@@ -45,106 +233,44 @@ extension ModelSpace {
     ///   that a zap leaves, and tries again for ever (Linux 6.18, until a signal ends it).
     /// The corresponding kernel function is `madvise_guard_install`.
     public func installGuards(_ range: AddressRange) throws(ModelError) {
-        for address in Self.pages(of: range) where isWriteProtected(address) {
-            if vma(covering: address)?.kind != .anonymousPrivate { throw .wouldBlock }
+        if isEndlessGuardInstall(range) { throw .wouldBlock }
+        try walkVMAs(range) { [self] index, part throws(ModelError) in
+            try installGuards(index, part)
         }
-        try walkVMAs(range) { [self] vma, part throws(ModelError) in
-            guard !vma.attributes.contains(.locked), vma.kind != .special else { throw .invalid }
-            if vma.kind == .anonymousPrivate { prepareAnonVMA(at: part.start) }
-            for address in Self.pages(of: part) {
-                set(.guardMarker, at: address)
-                setWriteProtected(false, address)
+    }
+
+    func isEndlessGuardInstall(_ range: AddressRange) -> Bool {
+        for index in indices(overlapping: range) where !vmas[index].kind.isAnonymous {
+            for page in Self.pages(of: vmas[index].range.clamped(to: range)) {
+                let entry = entry(at: page)
+                if entry.isWriteProtected || entry.state == .writeProtectMarker { return true }
             }
         }
+        return false
+    }
+
+    private func installGuards(_ index: Int, _ part: AddressRange) throws(ModelError) {
+        let vma = vmas[index]
+        guard vma.kind != .special, vma.kind != .hugetlb, !vma.attributes.contains(.locked) else {
+            throw .invalid
+        }
+        if profile.guardsMarkVMAs { vmas[index].attributes.insert(.mayHaveGuards) }
+        if vma.kind.isAnonymous { prepareAnonVMA(index) }
+        clear(part)
+        tables.fill(part) { _ in PTE(.guardMarker) }
     }
 
     /// Guard markers of `range` become none; their tables stay.
     /// - Throws: ENOMEM for a hole; EINVAL at the first special VMA.
     /// The corresponding kernel function is `madvise_guard_remove`.
     public func removeGuards(_ range: AddressRange) throws(ModelError) {
-        try walkVMAs(range) { [self] vma, part throws(ModelError) in
-            guard vma.kind != .special else { throw .invalid }
-            forEachTable(under: part) { _, indices, table in
-                for index in indices where table?.entries[index] == .guardMarker {
-                    table?.entries[index] = nil
-                }
-            }
+        try walkVMAs(range) { [self] index, part throws(ModelError) in
+            try removeGuards(index, part)
         }
     }
 
-    /// Moves the present pages of `range` to swap.
-    public func swapOut(_ range: AddressRange) {
-        forEachTable(under: range) { _, indices, table in
-            for index in indices {
-                if case .present(let contents) = table?.entries[index] {
-                    table?.entries[index] = .swap(contents: contents)
-                }
-            }
-        }
-    }
-
-    /// Protects the pages of `range` from being written, and puts a marker where there is none;
-    /// makes the tables that this needs.
-    /// - Throws: ENOENT at a VMA that is not registered for write protection; what lies before it
-    ///   is protected.
-    /// The corresponding kernel call is `UFFDIO_WRITEPROTECT` with `UFFD_FEATURE_WP_UNPOPULATED`.
-    public func writeProtectUnpopulated(_ range: AddressRange) throws(ModelError) {
-        let parts = indices(overlapping: range).map { vmas[$0] }
-        guard !parts.isEmpty else { throw .notRegistered }
-        for vma in parts {
-            guard vma.attributes.contains(.writeProtectRegistered) else { throw .notRegistered }
-            let part = AddressRange(
-                start: max(range.start, vma.start), end: min(range.end, vma.end))
-            for address in Self.pages(of: part) {
-                switch entry(at: address) {
-                case nil, .uffdWPMarker: set(.uffdWPMarker, at: address)
-                case .guardMarker: break
-                case .present, .zeroPage, .swap: setWriteProtected(true, address)
-                }
-            }
-        }
-    }
-
-    /// Registers the mapped part of `range` with the program's own userfaultfd.
-    ///
-    /// What is registered in this way already stays as it is; a registration of another kind is
-    /// replaced.
-    /// - Throws: EINVAL where nothing of `range` is mapped. (The kernel says ENOMEM if nothing is
-    ///   mapped above it either; in a process the stack is.)
-    /// The corresponding kernel function is `userfaultfd_register`.
-    public func register(_ range: AddressRange, writeProtect: Bool) throws(ModelError) {
-        guard Self.isValid(range) else { throw .invalid }
-        guard !indices(overlapping: range).isEmpty else { throw .invalid }
-        let wanted: VMA.Attributes = writeProtect ? .writeProtectRegistered : .missingRegistered
-        for vma in indices(overlapping: range).map({ vmas[$0] })
-        where !vma.attributes.contains(wanted) {
-            let part = AddressRange(
-                start: max(range.start, vma.start), end: min(range.end, vma.end))
-            changeAttributes(of: part) { attributes in
-                attributes.subtract([.writeProtectRegistered, .missingRegistered])
-                attributes.formUnion(wanted)
-            }
-        }
-    }
-
-    /// Calls `body` for the part of `range` in each VMA, lowest first, past holes.
-    /// - Throws: what `body` throws, at once; ENOMEM at the end where there was a hole; EINVAL.
-    /// The corresponding kernel function is `madvise_walk_vmas`.
-    private func walkVMAs(
-        _ range: AddressRange, _ body: (VMA, AddressRange) throws(ModelError) -> Void
-    ) throws(ModelError) {
-        guard Self.isValid(range) else { throw .invalid }
-        let hasHole = !isMapped(range)
-        for index in indices(overlapping: range) {
-            let vma = vmas[index]
-            try body(
-                vma,
-                AddressRange(start: max(range.start, vma.start), end: min(range.end, vma.end)))
-        }
-        if hasHole { throw .noMemory }
-    }
-
-    static func pages(of range: AddressRange) -> StrideTo<UInt> {
-        stride(from: range.start, to: range.end, by: Int(PageGeometry.pageByteCount))
+    private func removeGuards(_ index: Int, _ part: AddressRange) throws(ModelError) {
+        guard vmas[index].kind != .special, vmas[index].kind != .hugetlb else { throw .invalid }
+        tables.transform(part) { $0.state == .guardMarker ? .none : $0 }
     }
 }

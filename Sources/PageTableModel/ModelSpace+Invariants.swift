@@ -5,7 +5,7 @@ internal import ReclaimCore
 extension ModelSpace {
     /// Everything that must hold between two calls and does not; empty where all is well.
     public func brokenInvariants() -> [String] {
-        brokenVMAInvariants() + brokenTableInvariants() + brokenEntryInvariants()
+        brokenVMAInvariants() + brokenTableInvariants()
     }
 
     private func brokenVMAInvariants() -> [String] {
@@ -21,43 +21,16 @@ extension ModelSpace {
 
     private func brokenTableInvariants() -> [String] {
         var broken: [String] = []
+        if !tables.countsAreRight { broken.append("the counts of tables are wrong") }
+        let everything = AddressRange(start: 0, end: PageGeometry.userSpaceEnd)
         // Every table lies below a VMA: munmap of the last one frees it.
-        func checkNeeded(_ level: String, _ start: UInt, _ byteCount: UInt) {
-            if start % byteCount != 0 {
-                broken.append("\(level) table at \(start) is unaligned")
+        tables.forEachOccupiedSpan(in: everything) { span in
+            if indices(overlapping: span.range).isEmpty {
+                broken.append("PTE table at \(span.start) has no VMA")
             }
-            if indices(overlapping: AddressRange(start: start, end: start + byteCount)).isEmpty {
-                broken.append("\(level) table at \(start) has no VMA")
-            }
-        }
-        for start in pteTables.keys {
-            checkNeeded("PTE", start, PageGeometry.spanByteCount)
-            let pmd = Self.start(of: start, in: PageGeometry.pmdTableByteCount)
-            if !pmdTables.contains(pmd) {
-                broken.append("PTE table at \(start) hangs in no PMD table")
-            }
-        }
-        for start in pmdTables {
-            checkNeeded("PMD", start, PageGeometry.pmdTableByteCount)
-            let pud = Self.start(of: start, in: PageGeometry.pudTableByteCount)
-            if !pudTables.contains(pud) {
-                broken.append("PMD table at \(start) hangs in no PUD table")
-            }
-        }
-        for start in pudTables { checkNeeded("PUD", start, PageGeometry.pudTableByteCount) }
-        return broken
-    }
-
-    private func brokenEntryInvariants() -> [String] {
-        var broken: [String] = []
-        for (start, table) in pteTables {
-            for index in table.entries.keys {
-                let address = start + UInt(index) * PageGeometry.pageByteCount
-                if !(0..<PageGeometry.entriesPerTable).contains(index) {
-                    broken.append("entry \(index) of the table at \(start) does not exist")
-                } else if vma(covering: address) == nil {
-                    broken.append("entry of \(address) has no VMA")
-                }
+            for page in Self.pages(of: span.range)
+            where !entry(at: page).isNone && index(covering: page) == nil {
+                broken.append("entry of \(page) has no VMA")
             }
         }
         return broken

@@ -6,15 +6,37 @@ public import ReclaimCore
 
 extension ModelSpace {
     /// Maps `range`, and replaces what was there.
-    /// - Throws: EINVAL.
+    ///
+    /// - Parameter attributes: what advice and mlock would set afterwards.
+    /// - Throws: EINVAL; inside a huge page of hugetlb EINVAL or ENOMEM; EEXIST with `.noReplace`.
     /// The corresponding kernel call is `mmap(MAP_FIXED)`.
     public func mmap(
         _ range: AddressRange, kind: VMA.Kind = .anonymousPrivate,
-        attributes: VMA.Attributes = []
+        protection: VMA.Protection = .readWrite, attributes: VMA.Attributes = [],
+        flags: Operation.MapFlags = []
     ) throws(ModelError) {
         guard Self.isValid(range) else { throw .invalid }
-        try munmap(range)
-        insert(VMA(range: range, kind: kind, attributes: attributes, anonVMA: nil))
+        var range = range
+        if kind == .hugetlb {
+            // The length is rounded up, the address must be right.
+            let mask = PageGeometry.spanByteCount - 1
+            guard range.start & mask == 0 else { throw .invalid }
+            range.end = (range.end + mask) & ~mask
+        }
+        if flags.contains(.noReplace), !indices(overlapping: range).isEmpty { throw .exists }
+        do { try munmap(range) } catch {
+            throw profile.mapFixedOverHugetlbIsNoMemory ? .noMemory : error
+        }
+        var attributes = attributes
+        if flags.contains(.noReserve) { attributes.insert(.noReserve) }
+        if !kind.isShared, kind != .hugetlb, protection.contains(.write),
+            !flags.contains(.noReserve)
+        {
+            attributes.insert(.accounted)
+        }
+        let fresh = VMA(range: range, kind: kind, protection: protection, attributes: attributes)
+        insert(Candidate(fresh, range))
+        if flags.contains(.populate) { try? populate(range) }
     }
 
     /// Maps `byteCount` bytes in the lowest hole of `window` that has room for them.
@@ -39,20 +61,74 @@ extension ModelSpace {
     }
 
     /// Unmaps every page of `range`, and frees the tables that nothing needs any more.
-    /// - Throws: EINVAL. Holes are no error.
+    /// - Throws: EINVAL, also where an end lies inside a huge page of hugetlb. Holes are no error.
     /// The corresponding kernel call is `munmap`.
     public func munmap(_ range: AddressRange) throws(ModelError) {
         guard Self.isValid(range) else { throw .invalid }
-        let gone = isolate(range)
+        let gone = try isolate(range)
         guard !gone.isEmpty else { return }
         let unmapped = AddressRange(
             start: vmas[gone.lowerBound].start, end: vmas[gone.upperBound - 1].end)
         vmas.removeSubrange(gone)
-        forEachTable(under: unmapped) { _, indices, table in table?.clear(indices) }
+        clear(unmapped)
         let next = gone.lowerBound
-        freeTables(
-            below: unmapped, floor: next == 0 ? 0 : vmas[next - 1].end,
-            ceiling: next == vmas.count ? PageGeometry.userSpaceEnd : vmas[next].start)
+        let floor = next == 0 ? 0 : vmas[next - 1].end
+        let ceiling = next == vmas.count ? PageGeometry.userSpaceEnd : vmas[next].start
+        tables.freeTables(
+            below: unmapped, floor: mistake == .floorIgnored ? 0 : floor,
+            ceiling: mistake == .ceilingIgnored ? PageGeometry.userSpaceEnd : ceiling,
+            keepsPMDTables: mistake == .pmdTablesKept, keepsPUDTables: mistake == .pudTablesKept)
+    }
+
+    /// Makes every entry of `range` none, markers too, and frees huge pages.
+    func clear(_ range: AddressRange) {
+        splitPages.remove(range)
+        splitHugePages(atEndsOf: range)
+        tables.forEachSlot(in: range) { tables, span, place in
+            if tables.isHuge(at: span.start) {
+                tables.freeTable(at: span.start)
+            } else {
+                tables.change(place, PageTables.entryIndices(of: range, in: span)) { _ in .none }
+            }
+        }
+    }
+}
+
+// MARK: - mprotect, mlock, attributes
+
+extension ModelSpace {
+    /// - Throws: ENOMEM at the first hole, what lies before it is changed; EINVAL.
+    /// The corresponding kernel call is `mprotect`.
+    public func mprotect(
+        _ range: AddressRange, _ protection: VMA.Protection
+    ) throws(ModelError) {
+        try change(range) { [self] index, part throws(ModelError) in
+            let old = vmas[index]
+            var attributes = old.attributes
+            if protection.contains(.write) {
+                if old.kind != .hugetlb, !old.kind.isShared, !old.protection.contains(.write),
+                    attributes.isDisjoint(with: [.accounted, .noReserve])
+                {
+                    attributes.insert(.accounted)
+                }
+            } else if profile.uncommitsUnwritten, attributes.contains(.accounted),
+                old.kind.isAnonymous, old.anonVMA == nil
+            {
+                attributes.remove(.accounted)
+            }
+            if protection == old.protection, attributes == old.attributes { return }
+            let place = try modify(index, part) {
+                $0.protection = protection
+                $0.attributes = attributes
+            }
+            splitHugePages(atEndsOf: part)
+            // A locked private mapping that becomes writable gets pages of its own at once.
+            if old.attributes.contains(.locked), !old.kind.isShared,
+                !old.protection.contains(.write), protection.contains(.write)
+            {
+                try? populate(part, in: place)
+            }
+        }
     }
 
     /// Sets or clears attributes of the mapped part of `range`.
@@ -61,86 +137,55 @@ extension ModelSpace {
     public func setAttributes(
         _ attributes: VMA.Attributes, _ isSet: Bool, of range: AddressRange
     ) throws(ModelError) {
-        guard Self.isValid(range) else { throw .invalid }
-        let hasHole = !isMapped(range)
-        changeAttributes(of: range) {
-            if isSet { $0.formUnion(attributes) } else { $0.subtract(attributes) }
+        try walkVMAs(range) { [self] index, part throws(ModelError) in
+            try setAttributes(index, part) {
+                isSet ? $0.formUnion(attributes) : $0.subtract(attributes)
+            }
         }
-        if hasHole { throw .noMemory }
     }
 
-    /// Changes attributes of the mapped part of `range`, and merges what has become alike.
-    func changeAttributes(of range: AddressRange, _ change: (inout VMA.Attributes) -> Void) {
-        for index in isolate(range) { change(&vmas[index].attributes) }
-        mergeNeighbours(around: range)
+    func setAttributes(
+        _ index: Int, _ part: AddressRange, pageOffset: UInt? = nil,
+        _ change: (inout VMA.Attributes) -> Void
+    ) throws(ModelError) {
+        var changed = vmas[index].attributes
+        change(&changed)
+        guard changed != vmas[index].attributes else { return }
+        try modify(index, part, pageOffset: pageOffset) { $0.attributes = changed }
     }
 
     /// Makes every page of `range` present and keeps it there.
-    /// - Throws: ENOMEM where there is a hole; EINVAL.
-    /// The corresponding kernel call is `mlock`.
-    public func mlock(_ range: AddressRange) throws(ModelError) {
-        try setAttributes(.locked, true, of: range)
-        for address in stride(from: range.start, to: range.end, by: Int(PageGeometry.pageByteCount))
-        where entry(at: address) == nil {
-            try write(0, at: address)
+    /// - Throws: ENOMEM at the first hole and where a page cannot be had; EINVAL.
+    /// The corresponding kernel call is `mlock2`.
+    public func mlock(_ range: AddressRange, onFault: Bool = false) throws(ModelError) {
+        try changeLock(of: range, onFault ? [.locked, .lockedOnFault] : .locked)
+        do { try populate(range) } catch {
+            throw error == .fault ? .noMemory : error
         }
     }
 
+    /// - Throws: ENOMEM at the first hole; EINVAL.
+    /// The corresponding kernel call is `munlock`.
     public func munlock(_ range: AddressRange) throws(ModelError) {
-        try setAttributes(.locked, false, of: range)
-    }
-}
-
-// MARK: - Splitting and merging VMAs
-
-extension ModelSpace {
-    /// Whether `range` has no hole.
-    func isMapped(_ range: AddressRange) -> Bool {
-        var covered = range.start
-        for index in indices(overlapping: range) {
-            guard vmas[index].start <= covered else { return false }
-            covered = vmas[index].end
-        }
-        return range.end <= covered
+        try changeLock(of: range, [])
     }
 
-    /// Splits VMAs so that none reaches over an end of `range`, and returns those inside.
-    /// The corresponding kernel function is `__split_vma`.
-    func isolate(_ range: AddressRange) -> Range<Int> {
-        split(at: range.start)
-        split(at: range.end)
-        return indices(overlapping: range)
-    }
-
-    private func split(at address: UInt) {
-        guard let index = firstIndex(endingAfter: address), vmas[index].start < address else {
-            return
-        }
-        var upper = vmas[index]
-        upper.range.start = address
-        vmas[index].range.end = address
-        vmas.insert(upper, at: index + 1)
-    }
-
-    private func insert(_ vma: VMA) {
-        let index = vmas.firstIndex { vma.end <= $0.start } ?? vmas.endIndex
-        vmas.insert(vma, at: index)
-        mergeNeighbours(around: vma.range)
-    }
-
-    /// Merges, lowest first: where a VMA could join either neighbour but these two do not fit each
-    /// other, it joins the one before.
-    /// The corresponding kernel functions are `vma_merge_new_range` and `vma_merge_existing_range`.
-    private func mergeNeighbours(around range: AddressRange) {
-        var index = max(indices(overlapping: range).lowerBound - 1, 0)
-        while index + 1 < vmas.count, vmas[index].start < range.end {
-            if vmas[index].canMerge(with: vmas[index + 1]) {
-                vmas[index].range.end = vmas[index + 1].end
-                vmas[index].anonVMA = vmas[index].anonVMA ?? vmas[index + 1].anonVMA
-                vmas.remove(at: index + 1)
-            } else {
-                index += 1
+    private func changeLock(
+        of range: AddressRange, _ lock: VMA.Attributes
+    ) throws(ModelError) {
+        try change(range) { [self] index, part throws(ModelError) in
+            guard vmas[index].kind != .hugetlb, vmas[index].kind != .special else { return }
+            try setAttributes(index, part) {
+                $0.subtract([.locked, .lockedOnFault])
+                $0.formUnion(lock)
             }
         }
+    }
+
+    /// Walks as mprotect and mlock do: a hole ends it.
+    private func change(
+        _ range: AddressRange, _ body: (Int, AddressRange) throws(ModelError) -> Void
+    ) throws(ModelError) {
+        try walkVMAs(range, stopsAtHoles: true, body)
     }
 }

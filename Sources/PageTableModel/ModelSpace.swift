@@ -13,29 +13,66 @@ public final class ModelSpace {
 
     /// Ordered by address; never overlapping.
     public internal(set) var vmas: [VMA] = []
-    /// By the start of the 2 MiB that the table maps.
-    public internal(set) var pteTables: [UInt: PTETable] = [:]
-    /// Starts of the 1 GiB that each PMD table maps.
-    public internal(set) var pmdTables: Set<UInt> = []
-    /// Starts of the 512 GiB that each PUD table maps.
-    public internal(set) var pudTables: Set<UInt> = []
+    public internal(set) var tables = PageTables()
     /// Where an unused reserve begins that reaches up to the next span boundary.
     public var reserveEnds: Set<UInt> = []
-    /// Contents of files, by file and by the page's offset.
-    public internal(set) var pageCache: [Int: [UInt: UInt8]] = [:]
+    /// Contents of files, by file and by the page's number.
+    public internal(set) var pageCache: [Int: [UInt: CachedPage]] = [:]
+    /// Pages that are mapped one by one and still belong to a huge page.
+    var splitPages = SplitHugePages()
 
     /// Whether a userfaultfd that stops every access is to be had.
     public var fenceIsAvailable = true
+    /// Whether UFFDIO_WRITEPROTECT marks what is not there: the userfaultfd has WP_UNPOPULATED.
+    public var marksUnpopulated = true
+    /// Whether there is a swap device.
+    public var hasSwap = true
     /// An address on the stack of the thread that calls.
     public var stackAddress: UInt?
     /// What another thread does between the look of a walk and the fence.
     public var beforeFence: (() -> Void)?
+    /// A rule that is broken on purpose, for tests that must find out.
+    public var mistake: ModelMistake?
 
+    /// What the last operation left open.
+    var open = OpenOutcomes()
     var anonVMACount = 0
 
     public init(profile: KernelProfile, backend: Backend) {
         self.profile = profile
         self.backend = backend
+    }
+
+    /// A space of its own that is as this one is now.
+    public func copied() -> ModelSpace {
+        let copy = ModelSpace(profile: profile, backend: backend)
+        copy.vmas = vmas
+        copy.tables = tables
+        copy.reserveEnds = reserveEnds
+        copy.pageCache = pageCache
+        copy.splitPages = splitPages
+        copy.fenceIsAvailable = fenceIsAvailable
+        copy.marksUnpopulated = marksUnpopulated
+        copy.hasSwap = hasSwap
+        copy.stackAddress = stackAddress
+        copy.beforeFence = beforeFence
+        copy.mistake = mistake
+        copy.open = open
+        copy.anonVMACount = anonVMACount
+        return copy
+    }
+
+    /// A page of a file.
+    public enum CachedPage: Equatable, Sendable {
+        case cached(contents: UInt8)
+        /// On the swap device: there, but nothing that a fault nearby would map.
+        case swapped(contents: UInt8)
+
+        var contents: UInt8 {
+            switch self {
+            case .cached(let contents), .swapped(let contents): contents
+            }
+        }
     }
 }
 
@@ -44,44 +81,67 @@ public final class ModelSpace {
 extension ModelSpace {
     /// The VMA that covers `address`, which need not be aligned.
     public func vma(covering address: UInt) -> VMA? {
-        guard let index = firstIndex(endingAfter: address), vmas[index].start <= address else {
-            return nil
-        }
-        return vmas[index]
+        index(covering: address).map { vmas[$0] }
     }
 
-    /// The index of the first VMA that ends after `address`.
+    /// The corresponding kernel function is `vma_lookup`.
+    func index(covering address: UInt) -> Int? {
+        let index = firstIndex(endingAfter: address)
+        return index < vmas.count && vmas[index].start <= address ? index : nil
+    }
+
+    /// The index of the first VMA that ends after `address`; `vmas.count` where there is none.
     /// The corresponding kernel function is `find_vma`.
-    func firstIndex(endingAfter address: UInt) -> Int? {
-        vmas.firstIndex { address < $0.end }
+    func firstIndex(endingAfter address: UInt) -> Int {
+        var (low, high) = (0, vmas.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if vmas[middle].end <= address { low = middle + 1 } else { high = middle }
+        }
+        return low
     }
 
     /// Indices of the VMAs that have a byte in `range`.
     func indices(overlapping range: AddressRange) -> Range<Int> {
-        let first = firstIndex(endingAfter: range.start) ?? vmas.endIndex
-        let last = vmas[first...].firstIndex { range.end <= $0.start } ?? vmas.endIndex
+        let first = firstIndex(endingAfter: range.start)
+        var last = first
+        while last < vmas.count, vmas[last].start < range.end { last += 1 }
         return first..<last
     }
 
-    /// The entry of the page at `address`; nil where it is none or there is no table.
-    public func entry(at address: UInt) -> PTE? {
-        pteTables[Span(containing: address).start]?.entries[Self.entryIndex(of: address)]
+    /// Whether `range` has no hole.
+    func isMapped(_ range: AddressRange) -> Bool {
+        var covered = range.start
+        for index in indices(overlapping: range) {
+            guard vmas[index].start <= covered else { return false }
+            covered = vmas[index].end
+        }
+        return range.end <= covered
     }
 
-    static func entryIndex(of address: UInt) -> Int {
-        Int(address % PageGeometry.spanByteCount / PageGeometry.pageByteCount)
-    }
-
-    /// The entries of the table of `span` that map `range`.
-    static func entryIndices(of range: AddressRange, in span: Span) -> Range<Int> {
-        let start = max(range.start, span.start)
-        let end = min(range.end, span.end)
-        return entryIndex(of: start)..<(entryIndex(of: end - PageGeometry.pageByteCount) + 1)
-    }
+    /// The entry of the page at `address`, which need not be aligned.
+    public func entry(at address: UInt) -> PTE { tables.entry(at: address) }
 
     static func isValid(_ range: AddressRange) -> Bool {
         !range.isEmpty && range.start % PageGeometry.pageByteCount == 0
             && range.end % PageGeometry.pageByteCount == 0
             && range.end <= PageGeometry.userSpaceEnd
     }
+
+    static func pages(of range: AddressRange) -> StrideTo<UInt> {
+        stride(from: range.start, to: range.end, by: Int(PageGeometry.pageByteCount))
+    }
+
+    static func start(of address: UInt, in byteCount: UInt) -> UInt { address & ~(byteCount - 1) }
+}
+
+extension AddressRange {
+    /// The part of both.
+    func clamped(to other: AddressRange) -> AddressRange {
+        let low = max(start, other.start)
+        return AddressRange(start: low, end: max(low, min(end, other.end)))
+    }
+
+    func overlaps(_ other: AddressRange) -> Bool { start < other.end && other.start < end }
+    var isSpanAligned: Bool { (start | end) % PageGeometry.spanByteCount == 0 }
 }

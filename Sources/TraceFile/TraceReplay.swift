@@ -86,6 +86,19 @@ extension TraceReplay {
         return (ordered[ordered.count / 2], last)
     }
 
+    /// The signed difference of most samples, in bytes: their median. What the rest of the process
+    /// needed after the first sample and keeps.
+    public var constantDifference: Int {
+        let ordered = samples.dropFirst().map(\.difference).sorted()
+        return ordered.isEmpty ? 0 : ordered[ordered.count / 2]
+    }
+
+    /// The most by which a sample is off from `constantDifference`.
+    public var furthestFromConstant: Int {
+        let constant = constantDifference
+        return samples.dropFirst().map { abs($0.difference - constant) }.max() ?? 0
+    }
+
     /// At most `count` samples, evenly spread, the first and the last among them.
     public func thinned(to count: Int) -> [Sample] {
         guard samples.count > count, count > 1 else { return samples }
@@ -110,7 +123,7 @@ private struct Player {
 
     init(_ header: TraceReader.Header) {
         model = ModelSpace(
-            profile: header.dontneedFreesTables ? .ptReclaim : .beforePTReclaim,
+            profile: header.dontneedFreesTables ? .linux618 : .linux612,
             backend: header.backend)
         walk = ReclaimWalk(space: model)
         traceMapping = header.mapping

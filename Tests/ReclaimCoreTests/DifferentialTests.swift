@@ -140,15 +140,15 @@ func firstDifference(
     var random = SplitMix64(seed: seed)
     if isAlone { LivePlayground.use(backend) }
     let live = try LivePlayground(backend, isAlone: isAlone, hasHugePages: !isAlone)
-    let model = ModelPlayground(profile, backend, hasHugePages: !isAlone)
-    let base = model.window.start
-    precondition(base != live.window.start)
+    var model = ModelPlayground(profile, backend, hasHugePages: !isAlone)
+    precondition(model.window.start != live.window.start)
     let spans = model.window.wholeSpans
     let vmPTEBefore = live.vmPTEByteCount()
     for step in 0..<operations {
         let operation = Operation.random(using: &random, spanCount: spans.count)
         guard operation.isPlayable(on: live) else { continue }
-        let expected = Outcome(of: operation, on: model)
+        let ahead = ModelPlayground(copyOf: model)
+        let expected = Outcome(of: operation, on: ahead)
         switch operation {
         // Would be SIGSEGV on the kernel, or wait for ever.
         case .read, .write: if expected.errno != 0 { continue }
@@ -160,6 +160,7 @@ func firstDifference(
             }
         default: break
         }
+        model = ahead
         let found = Outcome(of: operation, on: live)
         let place = "seed \(seed), step \(step), \(operation)"
         if expected != found { return "\(place): \(expected) on the model, \(found) here" }
@@ -183,13 +184,11 @@ func firstDifference(
         if let broken = model.model.brokenInvariants().first { return "\(place): \(broken)" }
     }
     // Every byte that the model says is there, is there.
-    for (start, table) in model.model.pteTables {
-        for (index, entry) in table.entries {
-            guard case .present(let byte) = entry else { continue }
-            let offset = start - base + UInt(index) * PageGeometry.pageByteCount
-            if try live.read(at: live.window.start + offset) != byte {
-                return "seed \(seed): byte at offset \(offset) is not \(byte)"
-            }
+    for page in 0..<Int(model.window.byteCount / PageGeometry.pageByteCount) {
+        let entry = model.model.entry(at: model.address(ofPage: page))
+        guard entry.state == .anonymous else { continue }
+        if try live.read(at: live.address(ofPage: page)) != entry.contents {
+            return "seed \(seed): the byte of page \(page) is not \(entry.contents)"
         }
     }
     return nil

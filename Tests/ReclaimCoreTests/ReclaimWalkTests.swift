@@ -44,7 +44,7 @@ import Testing
         }
         #expect(error?.code == .lookFailed)
         #expect(error?.errno == 4)
-        #expect(space.model.pteTables.count == 4)
+        #expect(space.model.tables.pteTableCount == 4)
     }
 
     @Test func aFailedDiscardFailsTheDecommit() throws {
@@ -56,7 +56,7 @@ import Testing
         }
         #expect(try space.read(at: space.span(1).start) == 9)
         #expect(try walk.decommit(fourSpans).zapped == 4)
-        #expect(space.model.pteTables.isEmpty)
+        #expect(space.model.tables.pteTableCount == 0)
     }
 
     @Test func aRefusedZapIsSkippedAndCounted() throws {
@@ -65,7 +65,7 @@ import Testing
         let count = try ReclaimWalk(space: faulty).decommit(fourSpans)
         #expect(count.zapped == 3)
         #expect(count.skipped == 1)
-        #expect(space.model.pteTables.count == 1)
+        #expect(space.model.tables.pteTableCount == 1)
     }
 
     @Test func withoutATableToSeeVmPTETells() throws {
@@ -94,7 +94,7 @@ import Testing
         #expect(report.kept[.populated] == 3)
         #expect(report.tablesFreed == 1)
         #expect(try space.read(at: space.span(0).start) == 5)
-        #expect(space.model.entry(at: space.span(1).start) == .uffdWPMarker)
+        #expect(space.model.entry(at: space.span(1).start).state == .writeProtectMarker)
     }
 
     @Test func specialMemoryIsNotTouched() throws {

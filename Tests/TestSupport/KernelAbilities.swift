@@ -54,6 +54,8 @@ public enum KernelAbilities {
         return text.prefix(max(count, 0)).count { $0 == 10 } > 1
     }()
 
-    public static let profile = KernelProfile(
-        dontneedFreesTables: backends.contains(.dontneed), showsEmptyTables: showsTables)
+    /// The profile that does with page tables what the running kernel does.
+    public static let profile: KernelProfile =
+        backends.contains(.dontneed)
+        ? .ptReclaim : showsTables ? .beforePTReclaim : .beforePagemapScan
 }

@@ -18,10 +18,10 @@ public struct ModelPlayground: Playable {
     public let window = playWindow(0)
     public let isAlone = true
     public let hasUserfaultfd = true
-    public let hasWriteProtectMarkers = true
     public let hasSwap = true
     public let isMappedWithAttributes: Bool
     public var backend: Backend { model.backend }
+    public var hasWriteProtectMarkers: Bool { model.profile.hasWriteProtectUnpopulated }
     public var hasFence: Bool { model.fenceIsAvailable }
 
     /// - Parameter hasHugePages: whether memory has to be kept from huge pages by an attribute, as
@@ -35,7 +35,13 @@ public struct ModelPlayground: Playable {
         model.fenceIsAvailable = hasFence
     }
 
-    public func hasGuards(_ memory: PlayMemory) -> Bool { true }
+    /// A playground of its own that is as `other` is now.
+    public init(copyOf other: ModelPlayground) {
+        isMappedWithAttributes = other.isMappedWithAttributes
+        model = other.model.copied()
+    }
+
+    public func hasGuards(_ memory: PlayMemory) -> Bool { model.profile.hasGuards }
 
     public var discardFreesTables: Bool { model.discardFreesTables }
     public func vmPTEByteCount() -> UInt? { model.vmPTEByteCount() }
@@ -112,8 +118,8 @@ public struct ModelPlayground: Playable {
         try play { () throws(ModelError) in try model.writeProtectUnpopulated(range) }
     }
     public func trueState(of span: Span) throws(PlayError) -> TableState {
-        guard let table = model.pteTables[span.start] else { return .absent }
-        return table.isAllNone ? .empty : .populated
+        guard model.tables.hasPTETable(at: span.start) else { return .absent }
+        return model.tables.populatedCount(inTableAt: span.start) == 0 ? .empty : .populated
     }
 
     private func play<Result>(_ body: () throws(ModelError) -> Result) throws(PlayError) -> Result {

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ReclaimCore
+
+// MARK: - Transparent huge pages and hugetlb
+
+extension ModelSpace {
+    /// Whether the span of `address` may become a huge page of this VMA.
+    /// The corresponding kernel function is `thp_vma_allowable_order`.
+    private func allowsHugePage(_ address: UInt, _ vma: VMA) -> Bool {
+        vma.kind.isAnonymous && vma.range.contains(Span(containing: address).range)
+    }
+
+    /// Answers a fault by a huge page where the VMA asks for them and nothing is there yet.
+    /// - Returns: whether it did.
+    /// The corresponding kernel function is `do_huge_pmd_anonymous_page`.
+    func faultHuge(_ address: UInt, _ index: Int, isWrite: Bool) throws(ModelError) -> Bool {
+        let vma = vmas[index]
+        guard vma.attributes.contains(.hugePage), allowsHugePage(address, vma),
+            tables.slot(at: address) == .absent
+        else { return false }
+        prepareAnonVMA(index)
+        if vma.attributes.contains(.missingRegistered) { throw .wouldBlock }
+        let span = Span(containing: address)
+        makeHuge(span, PTE(isWrite ? .anonymous : .zeroPage))
+        if isWrite { open.hugePages.append(.init(span: span, address: address)) }
+        return true
+    }
+
+    private func makeHuge(_ span: Span, _ entry: PTE) {
+        tables.setHuge(at: span.start, hasDepositedTable: mistake != .depositLost) { _ in entry }
+    }
+
+    /// A fault on a huge page. Returns whether the access has still to be made page by page.
+    /// The corresponding kernel function is `do_huge_pmd_wp_page`.
+    func hugeFault(_ address: UInt, _ index: Int, isWrite: Bool) throws(ModelError) -> Bool {
+        let entry = entry(at: address)
+        guard isWrite else { return false }
+        if entry.isWriteProtected, vmas[index].attributes.contains(.writeProtectRegistered) {
+            throw .wouldBlock
+        }
+        let span = Span(containing: address)
+        guard entry.state == .zeroPage else {
+            set(PTE(.anonymous, contents: entry.contents), address)
+            tables.transform(span.range) {
+                $0.state == .lazyFree ? PTE(.anonymous, contents: $0.contents) : $0
+            }
+            return false
+        }
+        prepareAnonVMA(index)
+        if profile.writesHugeZeroPageHuge {
+            makeHuge(span, PTE(.anonymous))
+            return false
+        }
+        splitHugePage(at: address)
+        return true
+    }
+
+    /// Splits what maps `address` by one entry into a PTE table: the deposited one.
+    /// The corresponding kernel function is `__split_huge_pmd`.
+    func splitHugePage(at address: UInt) {
+        let span = Span(containing: address)
+        guard tables.isHuge(at: address), vma(covering: address)?.kind != .hugetlb else { return }
+        if mistake == .protectKeepsHugePage { return }
+        let isZero = entry(at: address).state == .zeroPage
+        if mistake == .splitAllocates { tables.leakTable() }
+        tables.splitHuge(at: address)
+        if !isZero { splitPages.add(span.range) }
+    }
+
+    /// A range that covers only a part of a huge page splits it.
+    func splitHugePages(atEndsOf range: AddressRange) {
+        for end in [range.start, range.end] where end % PageGeometry.spanByteCount != 0 {
+            splitHugePage(at: end)
+        }
+    }
+
+    /// Splits the folio of a page: newer kernels map what is zero in it to the page of zeros.
+    /// The corresponding kernel function is `split_folio`.
+    func splitFolio(at page: UInt) {
+        splitHugePage(at: page)
+        guard let folio = splitPages.folio(at: page) else { return }
+        if profile.splitMapsZeroPages {
+            for page in splitPages.pages(of: folio) {
+                let entry = entry(at: page)
+                if entry.state == .anonymous || entry.state == .lazyFree, entry.contents == 0,
+                    !entry.isWriteProtected
+                {
+                    set(PTE(.zeroPage), page)
+                }
+            }
+        }
+        splitPages.removeFolio(folio)
+    }
+
+    // MARK: Collapsing
+
+    /// Makes a huge page of each whole span of `part`.
+    /// - Throws: EINVAL where one cannot be; what can is collapsed.
+    /// The corresponding kernel function is `madvise_collapse`.
+    func collapse(_ index: Int, _ part: AddressRange) throws(ModelError) {
+        let vma = vmas[index]
+        guard vma.kind.isAnonymous, !vma.attributes.contains(.noHugePage) else { throw .invalid }
+        let spans = part.wholeSpans
+        if spans.isEmpty {
+            let mask = PageGeometry.spanByteCount - 1
+            let isBackwards = (part.start + mask) & ~mask > part.end & ~mask
+            if profile.collapseWithinSpanFails, isBackwards { throw .invalid }
+            return
+        }
+        var failed = false
+        for number in 0..<spans.count {
+            let span = spans[number]
+            if tables.isHuge(at: span.start) { continue }
+            if !canCollapse(span, vma) {
+                failed = true
+            } else if vma.anonVMA == nil {
+                // Found out when the lock has been dropped, which ends the call.
+                throw .invalid
+            } else {
+                let before = (0..<PageGeometry.entriesPerTable).map {
+                    entry(at: span.start + UInt($0) * PageGeometry.pageByteCount)
+                }
+                open.collapses.append(.init(span: span, before: before))
+                splitPages.remove(span.range)
+                tables.setHuge(at: span.start, hasDepositedTable: true) {
+                    PTE(.anonymous, contents: before[$0].contents)
+                }
+            }
+        }
+        if failed { throw .invalid }
+    }
+
+    /// The corresponding kernel function is `hpage_collapse_scan_pmd`.
+    private func canCollapse(_ span: Span, _ vma: VMA) -> Bool {
+        guard tables.hasPTETable(at: span.start) else { return false }
+        let isArmed = !vma.attributes.isDisjoint(with: .registered)
+        var hasPage = false
+        for page in Self.pages(of: span.range) {
+            let entry = entry(at: page)
+            if entry.isWriteProtected { return false }
+            switch entry.state {
+            case .writeProtectMarker, .guardMarker: return false
+            case .none, .zeroPage: if isArmed { return false }
+            case .anonymous, .lazyFree: hasPage = true
+            case .swap, .file: break
+            }
+        }
+        return hasPage || !profile.collapseWantsWritable
+    }
+
+    // MARK: hugetlb
+
+    /// The corresponding kernel function is `hugetlb_fault`. There is no PTE table below it.
+    func hugetlbFault(_ address: UInt, _ index: Int, isWrite: Bool) {
+        if tables.isHuge(at: address) { return }
+        // A private page is anonymous whoever touches it first; none is ever the page of zeros.
+        prepareAnonVMA(index)
+        tables.setHuge(at: address, hasDepositedTable: false) { _ in PTE(.anonymous) }
+    }
+}
