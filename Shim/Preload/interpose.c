@@ -70,9 +70,6 @@ static struct thread_start *take_start(void) {
 static void *start_thread(void *slot) {
     struct thread_start start = *(struct thread_start *)slot;
     __atomic_store_n(&((struct thread_start *)slot)->taken, false, __ATOMIC_RELEASE);
-    ptreclaim_trace_event(
-        PTRECLAIM_TRACE_THREAD, 0, (void *)(ptreclaim_stack_address() & ~(uintptr_t)4095), 4096, 0,
-        0, 0);
     ptreclaim_jemalloc_thread_started();
     return start.routine(start.argument);
 }

@@ -162,10 +162,11 @@ void ptreclaim_trace_sample(void) {
     if (!is_ours()) {
         return;
     }
-    const long bytes = ptreclaim_self_vm_pte();
+    uint32_t threads;
+    const long bytes = ptreclaim_self_vm_pte_and_threads(&threads);
     if (bytes > 0) {
         const struct ptreclaim_trace_record record = {
-            .address = (uint64_t)bytes, .kind = PTRECLAIM_TRACE_VM_PTE};
+            .address = (uint64_t)bytes, .page_count = threads, .kind = PTRECLAIM_TRACE_VM_PTE};
         ptreclaim_trace_write(&record);
     }
 }

@@ -71,9 +71,6 @@ struct SimulateTrace {
             lines.append(
                 "difference: median \(size(median)), furthest \(size(furthest)) of VmPTE, at "
                     + "\(seconds(furthest)) s")
-            lines.append(
-                "constant part \(kilobytes(replay.constantDifference)) kB, mostly of the process's "
-                    + "start; furthest from it \(kilobytes(replay.furthestFromConstant)) kB")
         } else {
             lines.append("no sample but the first: nothing to compare")
         }

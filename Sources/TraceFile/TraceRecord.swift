@@ -21,10 +21,8 @@ public enum TraceEvent: Equatable, Sendable {
     case unmap(AddressRange, hasFailed: Bool)
     /// About to be unmapped together with the reserve behind it.
     case destroy(AddressRange)
-    /// A thread has started, with this page of its stack.
-    case thread(AddressRange)
-    /// VmPTE of the process in bytes.
-    case vmPTE(UInt)
+    /// VmPTE of the process in bytes, and how many threads it has.
+    case vmPTE(UInt, threadCount: Int)
 }
 
 public struct TraceRecord: Equatable, Sendable {
@@ -70,7 +68,7 @@ extension TraceEvent {
             guard raw.address % 1024 == 0, raw.address < PageGeometry.userSpaceEnd else {
                 throw TraceRecord.Damage(text: "VmPTE of \(raw.address) bytes")
             }
-            self = .vmPTE(UInt(raw.address))
+            self = .vmPTE(UInt(raw.address), threadCount: Int(raw.page_count))
             return
         }
         guard raw.address % UInt64(page) == 0 else {
@@ -100,7 +98,6 @@ extension TraceEvent {
         case PTRECLAIM_TRACE_UNMAP:
             self = .unmap(extent, hasFailed: has(PTRECLAIM_TRACE_FAILED))
         case PTRECLAIM_TRACE_DESTROY: self = .destroy(extent)
-        case PTRECLAIM_TRACE_THREAD: self = .thread(extent)
         default: throw TraceRecord.Damage(text: "kind \(raw.kind) is not known")
         }
     }

@@ -7,13 +7,15 @@ internal import ReclaimCore
 ///
 /// The rules are those of the library, by the same code: `ReclaimWalk.decommit` and `merge`. What
 /// the trace does not tell is assumed:
-/// - Committed memory is written at once, all of it. On redis the furthest sample is then off by
-///   8 to 16 kB; if only the first page were written it would be 12 to 56, the first half 8 to 32.
-///   A program that allocates and never uses what it gets has fewer tables than predicted.
-/// - Of what jemalloc maps past the hooks it keeps whole spans, and uses them.
+/// - Committed memory is written at once, all of it. With four workloads of redis the furthest
+///   sample is then off by 0 to 8 kB; with the first half written by 0 to 24, with the first page
+///   by 4 to 48. A program that never uses what it allocates has fewer tables than predicted.
+/// - Of what jemalloc maps past the hooks it keeps whole spans, and uses them. (Only the first page
+///   of each: 4 to 20 kB.) What arenas without hooks give back is not seen.
 /// - What was mapped before the trace began was in use then.
-/// - The rest of the process (its files, heap and main stack) needs no more tables than at the
-///   first sample; so everything is compared to that one.
+/// - Every thread needs one table for its stack.
+/// - The rest of the process needs no more tables than at the first sample; so everything is
+///   compared to that one.
 public struct TraceReplay: Sendable {
     public struct Sample: Equatable, Sendable {
         /// Since the start of the trace.
@@ -50,8 +52,9 @@ public struct TraceReplay: Sendable {
         var first: (measured: UInt, predicted: UInt)?
         try reader.forEachRecord { index, record throws(TraceError) in
             if index % Player.recordsPerPage == 0 { player.write(place: index) }
-            if case .vmPTE(let measured) = record.event {
-                let predicted = player.vmPTEByteCount
+            if case .vmPTE(let measured, let threadCount) = record.event {
+                let predicted =
+                    player.vmPTEByteCount + UInt(threadCount) * PageGeometry.pageByteCount
                 let (measuredFirst, predictedFirst) = first ?? (measured, predicted)
                 first = (measuredFirst, predictedFirst)
                 samples.append(
@@ -84,19 +87,6 @@ extension TraceReplay {
         let ordered = samples.dropFirst().sorted { abs($0.difference) < abs($1.difference) }
         guard let last = ordered.last else { return nil }
         return (ordered[ordered.count / 2], last)
-    }
-
-    /// The signed difference of most samples, in bytes: their median. What the rest of the process
-    /// needed after the first sample and keeps.
-    public var constantDifference: Int {
-        let ordered = samples.dropFirst().map(\.difference).sorted()
-        return ordered.isEmpty ? 0 : ordered[ordered.count / 2]
-    }
-
-    /// The most by which a sample is off from `constantDifference`.
-    public var furthestFromConstant: Int {
-        let constant = constantDifference
-        return samples.dropFirst().map { abs($0.difference - constant) }.max() ?? 0
     }
 
     /// At most `count` samples, evenly spread, the first and the last among them.
@@ -147,7 +137,7 @@ private struct Player {
                 throw reader.error(.tooLarge(index: index))
             }
             switch record.event {
-            case .map, .mapOutside, .thread: mapped.insert(record.event.range)
+            case .map, .mapOutside: mapped.insert(record.event.range)
             case .vmPTE: break
             default: spokenOf.insert(record.event.range)
             }
@@ -189,9 +179,6 @@ private struct Player {
             // It maps more than it needs where it does not get the alignment, and trims that.
             try map(range)
             if !range.wholeSpans.isEmpty { try fill(range.wholeSpans.range) }
-        case .thread(let page):
-            if model.mapping(at: page.start).kind == .hole { try map(page) }
-            try fill(page)
         case .commit(let extent): try fill(extent)
         case .decommit(let extent):
             do {
@@ -261,7 +248,7 @@ extension TraceEvent {
         case .merge(let lower, let upper): AddressRange(start: lower.start, end: upper.end)
         case .mapOutside(let range), .commit(let range), .decommit(let range),
             .purgeLazy(let range), .purgeForced(let range), .unmap(let range, _),
-            .destroy(let range), .thread(let range):
+            .destroy(let range):
             range
         case .vmPTE: AddressRange(start: 0, end: 0)
         }

@@ -11,7 +11,6 @@ struct TraceCounts {
     private(set) var commits = 0
     private(set) var decommits = 0
     private(set) var zapped = 0
-    private(set) var samples: [UInt] = []
 
     init(_ reader: TraceReader) throws {
         try reader.forEachRecord { _, record throws(TraceError) in
@@ -19,19 +18,17 @@ struct TraceCounts {
             switch record.event {
             case .commit: commits += 1
             case .decommit: decommits += 1
-            case .vmPTE(let byteCount): samples.append(byteCount)
             default: break
             }
         }
     }
 }
 
-/// What a prediction may be off by: mostly tables that the program needs past the allocator, once
-/// it is under way.
+/// What a prediction may be off by. Measured: 0 to 8 kB.
 func expectClose(_ replay: TraceReplay, growth: Int) throws {
     let (median, furthest) = try #require(replay.medianAndFurthest)
     #expect(abs(median.difference) <= 16 * 1024 && median.differencePercent <= 5, "\(median)")
-    #expect(abs(furthest.difference) <= 32 * 1024, "\(furthest)")
+    #expect(abs(furthest.difference) <= 24 * 1024, "\(furthest)")
     #expect(replay.otherZapCount == 0)
     #expect(replay.misfitCount == 0)
     let peak = replay.samples.map(\.measured).max() ?? 0
@@ -89,8 +86,7 @@ extension ShimTests {
             #expect(lines[0].contains("measured kB  predicted kB  difference kB"))
             let counts = "\(replay.eventCount) events and \(replay.samples.count) samples"
             #expect(lines.contains(Substring(counts)))
-            #expect(lines[lines.count - 2].hasPrefix("difference: median "), "\(outcome)")
-            #expect(lines[lines.count - 1].hasPrefix("constant part "), "\(outcome)")
+            #expect(lines.last?.hasPrefix("difference: median ") == true, "\(outcome)")
             let rows = try String(contentsOf: csv, encoding: .utf8).split(separator: "\n")
             #expect(rows.count == replay.samples.count + 1)
             let last = try #require(replay.samples.last)

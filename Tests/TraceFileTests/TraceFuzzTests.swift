@@ -25,7 +25,7 @@ import TraceFile
         for _ in 0..<40 {
             let start = UInt.random(in: 0..<1499, using: &random)
             let count = UInt.random(in: 1...(1500 - start), using: &random)
-            let kind = ptreclaim_trace_kind(UInt32.random(in: 1...11, using: &random))
+            let kind = ptreclaim_trace_kind(UInt32.random(in: 1...10, using: &random))
             let address = TraceBytes.heap + start * TraceBytes.page
             let lower = UInt32.random(in: 1...UInt32(count), using: &random)
             trace.add(

@@ -61,8 +61,7 @@ import TraceFile
                 .unmap(extent, hasFailed: true)
             ),
             (PTRECLAIM_TRACE_DESTROY, nil, .destroy(extent)),
-            (PTRECLAIM_TRACE_THREAD, nil, .thread(extent)),
-            (PTRECLAIM_TRACE_VM_PTE, nil, .vmPTE(heap)),
+            (PTRECLAIM_TRACE_VM_PTE, nil, .vmPTE(heap, threadCount: 2)),
         ]
         var trace = TraceBytes()
         for (kind, flags, _) in cases {

@@ -109,14 +109,13 @@ import TraceFile
         #expect(replay.misfitCount == 0)
     }
 
-    @Test("A thread's stack needs a table, once")
-    func thread() throws {
+    @Test("The stack of each thread needs a table as long as the thread is there")
+    func threads() throws {
         var trace = TraceBytes()
-        trace.sample(100)
-        trace.add(PTRECLAIM_TRACE_THREAD, at: heap, pages: 1)
-        trace.add(PTRECLAIM_TRACE_THREAD, at: heap, pages: 1)
-        trace.sample(112)
-        #expect(try predicted(trace) == [0, 12])
+        for threadCount in [UInt32(1), 4, 2, .max] {
+            trace.add(PTRECLAIM_TRACE_VM_PTE, at: 100 * 1024, pages: threadCount)
+        }
+        #expect(try predicted(trace) == [0, 12, 4, 4 * (Int(UInt32.max) - 1)])
     }
 
     @Test("The trace itself costs a table for each 65,536 records")

@@ -28,10 +28,9 @@
     X(PURGE_LAZY, 5, "MADV_FREE by jemalloc's own hook") \
     X(PURGE_FORCED, 6, "MADV_DONTNEED by jemalloc's own hook") \
     X(UNMAP, 7, "is unmapped; recorded before that") \
-    X(VM_PTE, 8, "a sample: address is VmPTE of the process in bytes") \
+    X(VM_PTE, 8, "a sample: address is VmPTE of the process in bytes, page_count its threads") \
     X(MAP_OUTSIDE, 9, "jemalloc mapped it past the hooks: its own data, arenas not hooked yet") \
-    X(THREAD, 10, "a thread has started; one page of its stack") \
-    X(DESTROY, 11, "as UNMAP, with the reserve behind it: the arena is destroyed")
+    X(DESTROY, 10, "as UNMAP, with the reserve behind it: the arena is destroyed")
 
 enum ptreclaim_trace_kind {
 #define X(name, number, meaning) PTRECLAIM_TRACE_##name = number,
