@@ -6,7 +6,7 @@ public import PageTableModel
 /// Which profile of the model describes which kernel.
 public enum KernelRelease {
     /// Kernels that have a profile, oldest first.
-    public static let profiled = ["6.1", "6.12", "6.18", "7.2"]
+    public static let profiled = KernelProfile.all.map(\.name)
 
     /// `uname -r`.
     public static var running: String {

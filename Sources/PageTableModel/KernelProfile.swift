@@ -16,14 +16,11 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
     /// `MADV_FREE` has offered goes with its deposited table.
     public var lazyFreeFreesTables = false
 
-    /// A read fault maps 64 KiB of a file from where its VMA starts; later from a boundary.
-    public var faultAroundStartsAtVMA = false
-
     // MARK: Huge pages
 
     /// A write to the huge page of zeros makes a huge page: `do_huge_zero_wp_pmd`, Linux 6.13.
     public var writesHugeZeroPageHuge = false
-    /// `MADV_COLLAPSE` inside one span is EINVAL; 0 from Linux 7.2.
+    /// `MADV_COLLAPSE` of a range that begins and ends inside one span is EINVAL; 0 from Linux 7.2.
     public var collapseWithinSpanFails = true
     /// `MADV_COLLAPSE` wants a page that is mapped writable (SCAN_PAGE_RO), until Linux 6.17.
     public var collapseWantsWritable = true
@@ -53,6 +50,8 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
     public var dontunmapUnlocksWhole = false
     /// MREMAP_DONTUNMAP of a whole VMA gives it the page offset of fresh memory.
     public var dontunmapResetsOffset = true
+    /// MREMAP_DONTUNMAP of what was never written may merge with its source.
+    public var dontunmapMergesWithSource = false
     /// MREMAP_DONTUNMAP beside its source merges with the other neighbour; 6.1 with none.
     public var dontunmapMergesBesideSource = true
 
@@ -72,7 +71,6 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
     /// Linux 6.1.
     public static let linux61: KernelProfile = {
         var profile = KernelProfile()
-        profile.faultAroundStartsAtVMA = true
         profile.newMappingPrefersLower = false
         profile.registersByPageOffset = false
         profile.mapFixedOverHugetlbIsNoMemory = true
@@ -103,6 +101,8 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
         profile.mergesIntoUnwritten = true
         profile.movesSeveralVMAs = true
         profile.dontunmapUnlocksWhole = true
+        profile.dontunmapMergesWithSource = true
+        profile.dontunmapResetsOffset = false
         profile.hasGuards = true
         profile.guardsMarkVMAs = true
         return profile
@@ -113,6 +113,8 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
         var profile = linux618
         profile.dontunmapUnlocksWhole = false
         profile.collapseWithinSpanFails = false
+        profile.dontunmapResetsOffset = true
+        profile.dontunmapMergesWithSource = false
         return profile
     }()
 

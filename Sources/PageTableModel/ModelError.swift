@@ -13,6 +13,8 @@ public struct ModelError: Error, Equatable, Sendable {
     public static let fault = ModelError(errno: 14)
     /// Something is mapped there already: EEXIST.
     public static let exists = ModelError(errno: 17)
+    /// Entries that are none in memory that a userfaultfd watches: EBUSY.
+    public static let busy = ModelError(errno: 16)
     /// Not registered with a userfaultfd for this: ENOENT.
     public static let notRegistered = ModelError(errno: 2)
     /// A userfaultfd handler would have to answer first: EAGAIN.

@@ -101,8 +101,8 @@ extension ModelSpace {
     /// is not anonymous, the write protection: it becomes a marker or stays one.
     /// The corresponding kernel function is `zap_page_range_single`.
     func zap(_ part: AddressRange, _ vma: VMA, freesTables: Bool) {
-        splitPages.remove(part)
         splitHugePages(atEndsOf: part)
+        splitPages.remove(part)
         let keepsProtection =
             !vma.kind.isAnonymous && vma.attributes.contains(.writeProtectRegistered)
         let dropsMarkers = vma.kind.isAnonymous || mistake == .fileMarkersZapped

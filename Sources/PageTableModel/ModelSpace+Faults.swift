@@ -168,11 +168,8 @@ extension ModelSpace {
     private func mapWhatIsCached(around address: UInt, _ vma: VMA, _ file: Int) {
         let window = 16 * PageGeometry.pageByteCount
         let span = Span(containing: address)
-        let start = Self.start(of: address, in: window)
-        let lowest = max(start, vma.start, span.start)
-        // Linux 6.1 counts the 64 KiB from where it starts, later kernels from the boundary.
-        let from = profile.faultAroundStartsAtVMA ? lowest : start
-        let highest = min(from + window, span.end, vma.end)
+        let lowest = max(Self.start(of: address, in: window), vma.start, span.start)
+        let highest = min(lowest + window, span.end, vma.end)
         for page in Self.pages(of: AddressRange(start: lowest, end: highest)) {
             if mistake == .noFaultAround, page != Self.start(of: address, in: 4096) { continue }
             if case .cached = cachedPage(file, vma.pageOffset(of: page)), entry(at: page).isNone {

@@ -100,7 +100,11 @@ extension ModelSpace {
     /// The corresponding kernel function is `madvise_collapse`.
     func collapse(_ index: Int, _ part: AddressRange) throws(ModelError) {
         let vma = vmas[index]
-        guard vma.kind.isAnonymous, !vma.attributes.contains(.noHugePage) else { throw .invalid }
+        // The VMA must be large enough, judged from its end, and have been written.
+        let last = Span(containing: vma.end - min(vma.end, PageGeometry.spanByteCount))
+        guard vma.kind.isAnonymous, !vma.attributes.contains(.noHugePage), vma.start <= last.start,
+            vma.anonVMA != nil
+        else { throw .invalid }
         let spans = part.wholeSpans
         if spans.isEmpty {
             let mask = PageGeometry.spanByteCount - 1
@@ -108,16 +112,15 @@ extension ModelSpace {
             if profile.collapseWithinSpanFails, isBackwards { throw .invalid }
             return
         }
-        var failed = false
+        var failure: ModelError?
         for number in 0..<spans.count {
             let span = spans[number]
             if tables.isHuge(at: span.start) { continue }
-            if !canCollapse(span, vma) {
-                failed = true
-            } else if vma.anonVMA == nil {
-                // Found out when the lock has been dropped, which ends the call.
-                throw .invalid
-            } else {
+            switch collapseObstacle(span, vma) {
+            // Ends the call.
+            case .busy?: throw .busy
+            case let obstacle?: failure = obstacle
+            case nil:
                 let before = (0..<PageGeometry.entriesPerTable).map {
                     entry(at: span.start + UInt($0) * PageGeometry.pageByteCount)
                 }
@@ -128,25 +131,30 @@ extension ModelSpace {
                 }
             }
         }
-        if failed { throw .invalid }
+        if let failure { throw failure }
     }
 
+    /// What keeps a span from being collapsed: the first entry that is in the way.
     /// The corresponding kernel function is `hpage_collapse_scan_pmd`.
-    private func canCollapse(_ span: Span, _ vma: VMA) -> Bool {
-        guard tables.hasPTETable(at: span.start) else { return false }
+    private func collapseObstacle(_ span: Span, _ vma: VMA) -> ModelError? {
+        guard tables.hasPTETable(at: span.start) else { return .invalid }
         let isArmed = !vma.attributes.isDisjoint(with: .registered)
         var hasPage = false
+        var hasGuard = false
         for page in Self.pages(of: span.range) {
             let entry = entry(at: page)
-            if entry.isWriteProtected { return false }
             switch entry.state {
-            case .writeProtectMarker, .guardMarker: return false
-            case .none, .zeroPage: if isArmed { return false }
+            case .none, .zeroPage: if isArmed { return .busy }
+            case .writeProtectMarker: return .invalid
+            // Taken for a page on the swap device, which then cannot be brought back.
+            case .guardMarker: hasGuard = true
             case .anonymous, .lazyFree: hasPage = true
             case .swap, .file: break
             }
+            if entry.isWriteProtected, entry.state != .zeroPage { return .invalid }
         }
-        return hasPage || !profile.collapseWantsWritable
+        if hasGuard || !hasPage && profile.collapseWantsWritable { return .invalid }
+        return nil
     }
 
     // MARK: hugetlb

@@ -82,8 +82,8 @@ extension ModelSpace {
 
     /// Makes every entry of `range` none, markers too, and frees huge pages.
     func clear(_ range: AddressRange) {
-        splitPages.remove(range)
         splitHugePages(atEndsOf: range)
+        splitPages.remove(range)
         tables.forEachSlot(in: range) { tables, span, place in
             if tables.isHuge(at: span.start) {
                 tables.freeTable(at: span.start)

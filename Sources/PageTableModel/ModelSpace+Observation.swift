@@ -8,9 +8,7 @@ extension ModelSpace {
     public func observe(_ windows: [AddressRange]) -> Observation {
         Observation(
             vmPTEByteCount: tables.byteCount,
-            vmas: windows.flatMap { window in
-                indices(overlapping: window).map { observed(vmas[$0]) }
-            },
+            vmas: vmas.map(observed),
             pages: windows.flatMap(pageStates))
     }
 

@@ -130,7 +130,8 @@ extension ModelSpace {
         // What has never been written is as if it had been mapped at the new place.
         let isFresh = old.kind.isAnonymous && old.anonVMA == nil
         if isFresh { copy.pageOffset = to.start / PageGeometry.pageByteCount }
-        insert(copy, keepsApartFrom: keepsSource && isFresh ? old.start : nil)
+        let keepsApart = keepsSource && isFresh && !profile.dontunmapMergesWithSource
+        insert(copy, keepsApartFrom: keepsApart ? old.start : nil)
         moveTables(from, to)
         dropRegistration(of: to)
         if keepsSource {

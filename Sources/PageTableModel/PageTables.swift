@@ -130,7 +130,7 @@ extension PageTables {
 
     /// Calls `body` for each slot of `range` that is not absent, lowest first, until it says false.
     private func visit(_ range: AddressRange, _ body: (Span, Int) -> Bool) {
-        var start = range.start
+        var start = Span(containing: range.start).start
         while start < range.end {
             guard let place = place(of: start) else {
                 start = nextPossibleTable(after: start)
