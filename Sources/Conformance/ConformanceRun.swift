@@ -111,6 +111,12 @@ public final class ConformanceRun {
         settings.restore()
     }
 
+    /// The signal that ended the run before its time, or nil.
+    public var endingSignal: Int32? {
+        let signal = ptreclaim_remembered_signal()
+        return signal == 0 ? nil : signal
+    }
+
     private var elapsed: Duration { ContinuousClock.now - start }
 
     private var isOver: Bool {
@@ -118,7 +124,7 @@ public final class ConformanceRun {
     }
 
     private var shouldStop: Bool {
-        ptreclaim_remembered_signal() != 0 || options.limit.map { elapsed > $0 } ?? false
+        endingSignal != nil || options.limit.map { elapsed > $0 } ?? false
     }
 
     private func progress(_ count: Int) -> String {
@@ -161,10 +167,12 @@ public final class ConformanceRun {
         _ operations: [Operation], _ failure: Disagreement
     ) -> ([Operation], String) {
         referee.trace = nil
+        referee.isCounting = false
         // What hangs shows that sooner than a slow machine is slow.
         if failure.kind == .endless { referee.allow(.seconds(1)) }
         defer {
             traceIfAsked()
+            referee.isCounting = true
             referee.allow(Player.limit)
         }
         var words = failure.text

@@ -18,10 +18,10 @@ extension [Operation] {
     /// - Parameter text: one operation a line; empty lines and what follows a `#` do not count.
     public init(text: String) throws(OperationTextError) {
         self = []
-        for (index, line) in text.split(separator: "\n", omittingEmptySubsequences: false)
-            .enumerated()
-        {
-            let words = line.prefix { $0 != "#" }.split { $0 == " " || $0 == "\t" || $0 == "\r" }
+        // CR LF is one character.
+        let lines = text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline)
+        for (index, line) in lines.enumerated() {
+            let words = line.prefix { $0 != "#" }.split { $0 == " " || $0 == "\t" }
             guard !words.isEmpty else { continue }
             guard let operation = Operation(words: words) else {
                 throw OperationTextError(line: index + 1, text: String(line))

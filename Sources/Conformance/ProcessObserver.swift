@@ -126,9 +126,11 @@ final class ProcessObserver {
         guard word & swapped != 0 else { return PageState(.writeProtectMarker) }
         let type = frame & 31
         switch type {
-        case 31 where frame >> 5 & 4 != 0: return PageState(.guardMarker)
-        case 31: return PageState(.writeProtectMarker)
-        // Swap devices count from 0; the types of migration, poison and devices end at 30.
+        // Markers have the last type; before Linux 6.3 a failed swap-in had it, and they the one
+        // before, which has since been a device's, and no device is mapped here.
+        case 30...31 where frame >> 5 & 4 != 0: return PageState(.guardMarker)
+        case 30...31: return PageState(.writeProtectMarker)
+        // Swap devices count from 0; in between are migration and poison.
         case 0..<20: return PageState(.swap, isWriteProtected: isProtected)
         default: return nil
         }

@@ -17,6 +17,8 @@ public final class Referee {
     private let player: Player
     private let comparison: Comparison
     public private(set) var tally = Tally()
+    /// What is played again to make it shorter counts no more.
+    var isCounting = true
     /// Takes a line for each operation: what the kernel said, and what is there now.
     public var trace: ((String) -> Void)?
 
@@ -43,6 +45,8 @@ public final class Referee {
     public func play(
         _ operations: [Operation], shouldStop: () -> Bool = { false }
     ) throws(Disagreement) {
+        let before = tally
+        defer { if !isCounting { tally = before } }
         tally.sequences += 1
         let forks = operations.contains(.fork)
         do throws(RunnerError) {
@@ -101,6 +105,7 @@ public final class Referee {
         case .model(let profile, let backend, let mistake):
             let model = ModelSpace(profile: profile, backend: backend)
             model.mistake = mistake
+            model.hasSwap = KernelSettings.hasSwap
             return ModelOpponent(model: model)
         case .live(let other):
             do throws(RunnerError) {

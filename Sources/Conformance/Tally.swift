@@ -34,7 +34,7 @@ public struct Tally: Sendable {
         return [
             "operations: " + kinds.joined(separator: ", "),
             "choices of the kernel: " + (outcomes.isEmpty ? "none" : sorted(outcomes)),
-            "mixtures: " + sorted(mixtures),
-        ] + (left > 0 ? ["left out as endless: \(left)"] : [])
+        ] + (mixtures.isEmpty ? [] : ["mixtures: " + sorted(mixtures)])
+            + (left > 0 ? ["left out as endless: \(left)"] : [])
     }
 }

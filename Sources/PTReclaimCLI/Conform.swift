@@ -82,7 +82,8 @@ struct Conform: ParsableCommand {
             skip("\(error)")
         }
         let agrees = replayed.map { run.replay($0) } ?? run.playSequences()
-        Glibc.exit(agrees ? 0 : 1)
+        // A run that was broken off shows nothing.
+        Glibc.exit(agrees ? run.endingSignal.map { 128 + $0 } ?? 0 : 1)
     }
 
     private func skip(_ reason: String) -> Never {

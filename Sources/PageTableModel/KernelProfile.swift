@@ -42,6 +42,9 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
     /// `MAP_FIXED` over a part of a huge page of hugetlb is ENOMEM; EINVAL later.
     public var mapFixedOverHugetlbIsNoMemory = false
 
+    /// VmFlags in smaps shows `lf`.
+    public var showsLockOnFault = true
+
     // MARK: mremap
 
     /// mremap checks its arguments before it unmaps the target, and moves several VMAs: Linux 6.17.
@@ -61,6 +64,8 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
     public var hasGuards = false
     /// Guards mark their VMA (VM_MAYBE_GUARD), which fork then copies.
     public var guardsMarkVMAs = false
+    /// `MADV_DOFORK` of hugetlb is EINVAL.
+    public var refusesDoforkOfHugetlb = false
     /// POPULATE goes on behind holes, as other advice; later it stops at the first.
     public var populateWalksPastHoles = false
     /// UFFD_FEATURE_WP_UNPOPULATED, Linux 6.4.
@@ -72,6 +77,7 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
     public static let linux61: KernelProfile = {
         var profile = KernelProfile()
         profile.newMappingPrefersLower = false
+        profile.showsLockOnFault = false
         profile.registersByPageOffset = false
         profile.mapFixedOverHugetlbIsNoMemory = true
         profile.dontunmapMergesBesideSource = false
@@ -103,6 +109,7 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
         profile.dontunmapUnlocksWhole = true
         profile.dontunmapMergesWithSource = true
         profile.dontunmapResetsOffset = false
+        profile.refusesDoforkOfHugetlb = true
         profile.hasGuards = true
         profile.guardsMarkVMAs = true
         return profile

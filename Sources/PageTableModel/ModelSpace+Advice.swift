@@ -38,7 +38,8 @@ extension ModelSpace {
         case .guardRemove: try removeGuards(index, part)
         case .dontfork: try setAttributes(index, part) { $0.insert(.dontFork) }
         case .dofork:
-            if vma.kind == .special { throw .invalid }
+            let isRefused = vma.kind == .hugetlb && profile.refusesDoforkOfHugetlb
+            if vma.kind == .special || isRefused { throw .invalid }
             try setAttributes(index, part) { $0.remove(.dontFork) }
         case .dontdump: try setAttributes(index, part) { $0.insert(.dontDump) }
         case .dodump:
@@ -139,9 +140,6 @@ extension ModelSpace {
         let vma = vmas[index]
         guard vma.kind.isAnonymous, !vma.attributes.contains(.locked) else { throw .invalid }
         splitFolios(in: part)
-        for page in splitPages.isEmpty ? [] : Array(Self.pages(of: part)) {
-            splitFolioIfPartial(at: page, in: part)
-        }
         tables.transform(part) { entry in
             switch entry.state {
             case .anonymous:
@@ -159,6 +157,8 @@ extension ModelSpace {
         for end in [part.start, part.end] where end % PageGeometry.spanByteCount != 0 {
             if tables.isHuge(at: end), entry(at: end).state != .zeroPage { splitFolio(at: end) }
         }
+        guard !splitPages.isEmpty else { return }
+        for page in Self.pages(of: part) { splitFolioIfPartial(at: page, in: part) }
     }
 
     private func splitFolioIfPartial(at page: UInt, in part: AddressRange) {
@@ -206,6 +206,7 @@ extension ModelSpace {
         guard vma.kind != .special, vma.kind != .hugetlb, !vma.attributes.contains(.locked) else {
             throw .invalid
         }
+        if vma.kind.isAnonymous { splitFolios(in: part) }
         open.pagedOut.append(part)
     }
 

@@ -83,10 +83,11 @@ extension ModelSpace {
         if profile.splitMapsZeroPages {
             for page in splitPages.pages(of: folio) {
                 let entry = entry(at: page)
+                let isLocked = vma(covering: page)?.attributes.contains(.locked) == true
                 if entry.state == .anonymous || entry.state == .lazyFree, entry.contents == 0,
-                    !entry.isWriteProtected
+                    !isLocked
                 {
-                    set(PTE(.zeroPage), page)
+                    set(PTE(.zeroPage, isWriteProtected: entry.isWriteProtected), page)
                 }
             }
         }

@@ -15,6 +15,7 @@ extension ModelSpace {
     private func observed(_ vma: VMA) -> ObservedVMA {
         var attributes = vma.attributes
         if !profile.guardsMarkVMAs { attributes.remove(.mayHaveGuards) }
+        if !profile.showsLockOnFault { attributes.remove(.lockedOnFault) }
         return ObservedVMA(
             range: vma.range, protection: vma.protection, isShared: vma.kind.isShared,
             attributes: attributes)

@@ -9,7 +9,9 @@ extension ModelSpace {
         open = OpenOutcomes()
         switch operation {
         case .mmap(let range, let kind, let protection, let flags):
-            try mmap(range, kind: kind, protection: protection, flags: flags)
+            // Nobody wants to take pages of the pool away from the machine before they are used.
+            let always: Operation.MapFlags = kind == .hugetlb ? .noReserve : []
+            try mmap(range, kind: kind, protection: protection, flags: flags.union(always))
         case .munmap(let range): try munmap(range)
         case .mremap(let range, let byteCount, let target):
             try mremap(range, byteCount: byteCount, target)

@@ -15,7 +15,7 @@ extension ModelSpace {
     /// The corresponding kernel function is `userfaultfd_register`.
     public func register(_ range: AddressRange, writeProtect: Bool) throws(ModelError) {
         let wanted: VMA.Attributes = writeProtect ? .writeProtectRegistered : .missingRegistered
-        try checkRegistration(range)
+        try checkRegistration(range, checksEnd: true)
         try eachVMA(in: range) { [self] index, part throws(ModelError) in
             guard !vmas[index].attributes.contains(wanted) else { return }
             try setAttributes(index, part, pageOffset: offsetForMerging(index)) { attributes in
@@ -29,7 +29,7 @@ extension ModelSpace {
     /// - Throws: as `register`.
     /// The corresponding kernel function is `userfaultfd_unregister`.
     public func unregister(_ range: AddressRange) throws(ModelError) {
-        try checkRegistration(range)
+        try checkRegistration(range, checksEnd: false)
         try eachVMA(in: range) { [self] index, part throws(ModelError) in
             let attributes = vmas[index].attributes
             guard !attributes.isDisjoint(with: .registered) else { return }
@@ -97,13 +97,20 @@ extension ModelSpace {
         profile.registersByPageOffset ? nil : vmas[index].pageOffset
     }
 
-    private func checkRegistration(_ range: AddressRange) throws(ModelError) {
+    private func checkRegistration(_ range: AddressRange, checksEnd: Bool) throws(ModelError) {
         guard Self.isValid(range) else { throw .invalid }
         let parts = indices(overlapping: range)
-        guard !parts.isEmpty else { throw .invalid }
+        guard let first = parts.first else { throw .invalid }
+        if vmas[first].kind == .hugetlb, range.start % PageGeometry.spanByteCount != 0 {
+            throw .invalid
+        }
         for index in parts {
             if vmas[index].kind == .special { throw .invalid }
-            if vmas[index].kind == .hugetlb, !range.isSpanAligned { throw .invalid }
+            if checksEnd, vmas[index].kind == .hugetlb, range.end <= vmas[index].end,
+                range.end % PageGeometry.spanByteCount != 0
+            {
+                throw .invalid
+            }
         }
     }
 

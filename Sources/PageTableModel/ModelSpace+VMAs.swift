@@ -60,7 +60,7 @@ extension ModelSpace {
         /// The corresponding kernel function is `is_mergeable_vma`.
         func looksLike(_ vma: VMA) -> Bool {
             let difference = attributes.symmetricDifference(vma.attributes)
-            return kind == vma.kind && kind != .special && protection == vma.protection
+            return kind == vma.kind && kind.canMerge && protection == vma.protection
                 && difference.subtracting(.mayHaveGuards).isEmpty
         }
     }
@@ -275,7 +275,7 @@ extension ModelSpace {
         guard vmas.indices.contains(lower), vmas.indices.contains(upper) else { return nil }
         let (one, other) = (vmas[lower], vmas[upper])
         let difference = one.attributes.symmetricDifference(other.attributes)
-        guard one.end == other.start, one.kind == other.kind, one.kind != .special,
+        guard one.end == other.start, one.kind == other.kind, one.kind.canMerge,
             difference.subtracting(.mayHaveGuards).isEmpty,
             one.pageOffset + one.pageCount == other.pageOffset
         else { return nil }

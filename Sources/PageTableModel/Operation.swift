@@ -4,7 +4,8 @@ public import ReclaimCore
 
 /// One system call or one access, as a program makes it. A model and a live process both play it.
 public enum Operation: Equatable, Sendable {
-    /// `mmap(MAP_FIXED)`. A file's offset is the address of the mapping, less a constant.
+    /// `mmap(MAP_FIXED)`. A file's offset is the address of the mapping, less a constant; hugetlb is
+    /// always mapped with MAP_NORESERVE.
     case mmap(AddressRange, VMA.Kind, VMA.Protection, MapFlags)
     case munmap(AddressRange)
     /// `mremap` of `from` to `byteCount` bytes.

@@ -25,6 +25,8 @@ public struct VMA: Equatable, Sendable {
 
         /// Whether pages of this VMA are a file's, at first or for ever.
         var isFile: Bool { file != nil }
+        /// hugetlb is VM_SPECIAL, too, and each mapping of it a file of its own.
+        var canMerge: Bool { self != .special && self != .hugetlb }
         var isAnonymous: Bool { self == .anonymousPrivate }
         var isShared: Bool { if case .shared = self { true } else { false } }
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Conformance
 import Foundation
 import PageTableModel
 import TestSupport
@@ -24,7 +25,8 @@ func expectAgreement(
         .appending(path: "ptreclaim-replay-\(UUID().uuidString)")
     try text.write(to: file, atomically: true, encoding: .utf8)
     defer { try? FileManager.default.removeItem(at: file) }
-    let outcome = try await conform(["--no-shrink", "--replay", file.path()])
+    let outcome = try await conform(
+        ["--no-shrink", "--replay", file.path()], limit: .seconds(300))
     #expect(outcome.status == 0, "\(outcome)", sourceLocation: sourceLocation)
 }
 
@@ -36,9 +38,10 @@ enum Playground {
         "needs root, with /proc/self/pagemap and /proc/kpageflags that show frames"
 
     private static var showsFrames: Bool {
-        // Both are 0600 or 0400 and root's; a container may lack CAP_SYS_ADMIN, or the files.
-        access("/proc/kpageflags", R_OK) == 0 && access("/proc/self/pagemap", R_OK) == 0
-            && capabilities & 1 << 21 != 0
+        // A container may lack CAP_SYS_ADMIN, or the files.
+        ["/proc/kpageflags", "/proc/self/pagemap"].allSatisfy {
+            FileManager.default.isReadableFile(atPath: $0)
+        } && capabilities & 1 << 21 != 0
     }
 
     /// CapEff; bit 21 is CAP_SYS_ADMIN.

@@ -2,6 +2,7 @@
 
 import Conformance
 import PageTableModel
+import ReclaimCore
 import Testing
 
 @Suite struct ShrinkerTests {

@@ -51,8 +51,10 @@ import Testing
             "register A..B", "writeprotect A..B maybe", "read A+99999999999999999999",
         ])
     func refusal(text: String) {
-        #expect(throws: OperationTextError(line: 2, text: text)) {
+        let error = #expect(throws: OperationTextError.self) {
             try [PageTableModel.Operation](text: "fork\n" + text)
         }
+        #expect(error?.line == 2)
+        #expect(error?.text == text)
     }
 }
