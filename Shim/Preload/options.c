@@ -58,7 +58,8 @@ static int64_t bounded_number(const char *bounds, const char *value) {
     const uint32_t highest = take_number(&bounds);
     const char *end = value;
     const uint32_t number = take_number(&end);
-    return *end == '\0' && end != value && lowest <= number && number <= highest ? (int64_t)number : -1;
+    const bool is_number = *end == '\0' && end != value;
+    return is_number && lowest <= number && number <= highest ? (int64_t)number : -1;
 }
 
 static void read_option(const struct option *option, char *field) {

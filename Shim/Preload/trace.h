@@ -34,9 +34,10 @@ static inline void ptreclaim_trace_event(
     if (!ptreclaim_tracing()) {
         return;
     }
+    const bool is_too_long = (byte_count | more_byte_count) / 4096 > UINT32_MAX;
     const struct ptreclaim_trace_record record = {
         .address = (uintptr_t)address,
-        .page_count = byte_count / 4096 > UINT32_MAX ? 0 : (uint32_t)(byte_count / 4096),
+        .page_count = is_too_long ? 0 : (uint32_t)(byte_count / 4096), // 0: dropped and counted
         .more_page_count = (uint32_t)(more_byte_count / 4096),
         .zapped_count = (uint32_t)zapped,
         .arena = (uint16_t)arena,

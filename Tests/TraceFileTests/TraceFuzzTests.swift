@@ -14,7 +14,7 @@ import TraceFile
         ?? UInt64.random(in: 0...UInt64(UInt32.max))
     private static let runs: UInt64 = 4000
 
-    /// A trace of 40 events that fit together.
+    /// A trace of 120 events that fit together.
     private static func plausible(_ random: inout SplitMix64) -> TraceBytes {
         var trace = TraceBytes(
             backend: Backend.allCases.randomElement(using: &random) ?? .dontneed,
@@ -22,7 +22,7 @@ import TraceFile
         trace.header.capacity = 200
         trace.sample(100)
         trace.add(PTRECLAIM_TRACE_MAP, at: TraceBytes.heap, pages: 1500, more: 36)
-        for _ in 0..<40 {
+        for _ in 0..<120 {
             let start = UInt.random(in: 0..<1499, using: &random)
             let count = UInt.random(in: 1...(1500 - start), using: &random)
             let kind = ptreclaim_trace_kind(UInt32.random(in: 1...10, using: &random))
