@@ -68,6 +68,7 @@ let package = Package(
         // What Linux offers and libc headers may lack: numbers, structs, raw system calls.
         .target(name: "CLinuxMM", cSettings: [.define("_GNU_SOURCE")]),
         .target(name: "CStatsPage"),
+        .target(name: "CTraceFile"),
         .target(name: "CReclaim"),
         .systemLibrary(
             name: "CJemalloc", pkgConfig: "jemalloc", providers: [.apt(["libjemalloc-dev"])]),
@@ -83,6 +84,10 @@ let package = Package(
         .target(
             name: "PageTableModel", dependencies: ["ReclaimCore"], swiftSettings: hostSettings),
 
+        // What the preload library recorded, read and replayed on the model.
+        .target(
+            name: "TraceFile", dependencies: ["ReclaimCore", "PageTableModel", "CTraceFile"],
+            swiftSettings: hostSettings),
         // The model and the kernel, played against each other: a child process that plays, what
         // can be seen of it, and what to play. Neither needs Foundation: they run in bare guests.
         .target(
@@ -99,7 +104,7 @@ let package = Package(
         .executableTarget(
             name: "PTReclaimCLI",
             dependencies: [
-                "ProcFS", "CLinuxMM", "Conformance", "PageTableModel",
+                "ProcFS", "TraceFile", "CLinuxMM", "Conformance", "PageTableModel",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: hostSettings),
 
@@ -108,7 +113,7 @@ let package = Package(
             name: "ShimCore", dependencies: ["CLinuxMM", "CReclaim"], path: "Shim/Core",
             swiftSettings: shimCoreSettings),
         .target(
-            name: "Preload", dependencies: ["ShimCore", "CLinuxMM", "CStatsPage"],
+            name: "Preload", dependencies: ["ShimCore", "CLinuxMM", "CStatsPage", "CTraceFile"],
             path: "Shim/Preload", cSettings: libraryCSettings,
             linkerSettings: libraryLinkerSettings(exporting: "preload.map")),
         .target(
@@ -181,8 +186,11 @@ let package = Package(
             name: "CommandTests", dependencies: ["ProcFS", "TestSupport"],
             swiftSettings: hostSettings),
         .testTarget(
+            name: "TraceFileTests", dependencies: ["TraceFile", "ReclaimCore", "CTraceFile"],
+            swiftSettings: hostSettings),
+        .testTarget(
             name: "ShimTests",
-            dependencies: ["ProcFS", "ReclaimCore", "CReclaim", "TestSupport"],
+            dependencies: ["ProcFS", "ReclaimCore", "CReclaim", "TraceFile", "TestSupport"],
             swiftSettings: hostSettings),
     ],
     swiftLanguageModes: [.v6],

@@ -24,6 +24,12 @@ public func coreProbe(_ wanted: UInt32) -> UInt32 {
     return UInt32(backend?.rawValue ?? 0)
 }
 
+/// Whether one MADV_DONTNEED over a whole span frees its table, whichever backend is in use.
+@c(ptreclaim_core_dontneed_frees_tables)
+public func coreDontneedFreesTables() -> Bool {
+    LiveSpace.probeBackend() == .dontneed || LiveSpace.frees(.dontneed)
+}
+
 /// jemalloc gives up an extent. Returns 0, or the errno for which it must keep it.
 @c(ptreclaim_core_decommit)
 public func coreDecommit(

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 uint32_t ptreclaim_core_probe(uint32_t wanted);
+bool ptreclaim_core_dontneed_frees_tables(void);
 int32_t ptreclaim_core_decommit(
     uintptr_t address, size_t byte_count, uint64_t *zapped, uint64_t *skipped);
 void ptreclaim_core_merge(

@@ -9,6 +9,7 @@
 
 #include "core.h"
 #include "linux_mm.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <time.h>
@@ -60,12 +61,14 @@ static void *hook_alloc(
     extent_hooks_t *hooks, void *new_address, size_t byte_count, size_t alignment, bool *zero,
     bool *commit, unsigned arena) {
     (void)hooks;
+    ptreclaim_trace_before_event();
     struct ptreclaim_stats_page *stats = ptreclaim_stats();
     const uint64_t start = now_ns();
     ptreclaim_count(&stats->allocs, 1);
     extent_hooks_t *original = ptreclaim_default_hooks;
     size_t planned_bytes = byte_count, planned_alignment = alignment;
     void *address = NULL;
+    uint8_t trace_flags = 0;
     inside = true;
     if (!*commit && !new_address
         && ptreclaim_core_plan_mapping(&planned_bytes, &planned_alignment)) {
@@ -79,6 +82,7 @@ static void *hook_alloc(
             ptreclaim_count(&stats->aligned_allocs, 1);
             if (!ptreclaim_core_add_reserve((uintptr_t)address, byte_count)) {
                 ptreclaim_count(&stats->reserves_full, 1);
+                trace_flags |= PTRECLAIM_TRACE_RESERVE_UNKNOWN;
             }
         } else if (address) {
             *commit = true;
@@ -86,6 +90,7 @@ static void *hook_alloc(
         }
     }
     if (!address) {
+        planned_bytes = byte_count;
         bool committed = true;
         address = original->alloc(
             original, new_address, byte_count, alignment, zero, *commit ? commit : &committed,
@@ -93,6 +98,12 @@ static void *hook_alloc(
     }
     inside = false;
     ptreclaim_count(&stats->hook_nanoseconds, now_ns() - start);
+    if (address) {
+        trace_flags |= *commit ? PTRECLAIM_TRACE_COMMITTED : 0;
+        ptreclaim_trace_event(
+            PTRECLAIM_TRACE_MAP, trace_flags, address, byte_count, planned_bytes - byte_count, 0,
+            arena);
+    }
     return address;
 }
 
@@ -100,8 +111,26 @@ static bool hook_dalloc(
     extent_hooks_t *hooks, void *address, size_t byte_count, bool committed, unsigned arena) {
     (void)hooks;
     extent_hooks_t *original = ptreclaim_default_hooks;
-    return !original->dalloc
-        || original->dalloc(original, address, byte_count, committed, arena);
+    if (!original->dalloc) {
+        return true;
+    }
+    // Written down before another thread can have the addresses; but jemalloc's own hook refuses
+    // every time with retain:true, before each decommit, and that is not worth a record.
+    static bool refuses;
+    const bool is_recorded =
+        ptreclaim_tracing() && !__atomic_load_n(&refuses, __ATOMIC_RELAXED);
+    if (is_recorded) {
+        ptreclaim_trace_before_event();
+        ptreclaim_trace_event(PTRECLAIM_TRACE_UNMAP, 0, address, byte_count, 0, 0, arena);
+    }
+    const bool has_failed = original->dalloc(original, address, byte_count, committed, arena);
+    if (ptreclaim_tracing() && is_recorded == has_failed) {
+        ptreclaim_trace_event(
+            PTRECLAIM_TRACE_UNMAP, has_failed ? PTRECLAIM_TRACE_FAILED : 0, address, byte_count, 0,
+            0, arena);
+        __atomic_store_n(&refuses, has_failed, __ATOMIC_RELAXED);
+    }
+    return has_failed;
 }
 
 static void hook_destroy(
@@ -111,6 +140,8 @@ static void hook_destroy(
     PTRECLAIM_COUNT(destroys, 1);
     ptreclaim_jemalloc_arena_destroyed(arena);
     if (original->destroy) {
+        ptreclaim_trace_before_event();
+        ptreclaim_trace_event(PTRECLAIM_TRACE_DESTROY, 0, address, byte_count, 0, 0, arena);
         ptreclaim_core_drop_reserve((uintptr_t)address, byte_count);
         original->destroy(original, address, byte_count, committed, arena);
     }
@@ -119,8 +150,11 @@ static void hook_destroy(
 static bool hook_commit(
     extent_hooks_t *hooks, void *address, size_t byte_count, size_t offset, size_t length,
     unsigned arena) {
-    (void)hooks, (void)address, (void)byte_count, (void)offset, (void)length, (void)arena;
+    (void)hooks, (void)byte_count;
     PTRECLAIM_COUNT(commits, 1);
+    ptreclaim_trace_before_event();
+    ptreclaim_trace_event(
+        PTRECLAIM_TRACE_COMMIT, 0, (char *)address + offset, length, 0, 0, arena);
     return false; // the mapping is readable and writable all the time
 }
 
@@ -129,7 +163,8 @@ static bool hook_commit(
 static bool hook_decommit(
     extent_hooks_t *hooks, void *address, size_t byte_count, size_t offset, size_t length,
     unsigned arena) {
-    (void)hooks, (void)byte_count, (void)arena;
+    (void)hooks, (void)byte_count;
+    ptreclaim_trace_before_event();
     struct ptreclaim_stats_page *stats = ptreclaim_stats();
     if (!in_scope((char *)address + offset, length)) {
         ptreclaim_count(&stats->addresses_skipped, 1);
@@ -146,6 +181,8 @@ static bool hook_decommit(
         return true;
     }
     count_zaps(stats, zapped, skipped);
+    ptreclaim_trace_event(
+        PTRECLAIM_TRACE_DECOMMIT, 0, (char *)address + offset, length, 0, zapped, arena);
     note_peak(__atomic_fetch_add(&stats->decommits, 1, __ATOMIC_RELAXED));
     return false;
 }
@@ -156,8 +193,13 @@ static bool hook_purge_lazy(
     (void)hooks;
     extent_hooks_t *original = ptreclaim_default_hooks;
     PTRECLAIM_COUNT(purges_lazy, 1);
-    return !original->purge_lazy
-        || original->purge_lazy(original, address, byte_count, offset, length, arena);
+    if (!original->purge_lazy
+        || original->purge_lazy(original, address, byte_count, offset, length, arena)) {
+        return true;
+    }
+    ptreclaim_trace_event(
+        PTRECLAIM_TRACE_PURGE_LAZY, 0, (char *)address + offset, length, 0, 0, arena);
+    return false;
 }
 
 static bool hook_purge_forced(
@@ -166,8 +208,14 @@ static bool hook_purge_forced(
     (void)hooks;
     extent_hooks_t *original = ptreclaim_default_hooks;
     PTRECLAIM_COUNT(purges_forced, 1);
-    return !original->purge_forced
-        || original->purge_forced(original, address, byte_count, offset, length, arena);
+    ptreclaim_trace_before_event();
+    if (!original->purge_forced
+        || original->purge_forced(original, address, byte_count, offset, length, arena)) {
+        return true;
+    }
+    ptreclaim_trace_event(
+        PTRECLAIM_TRACE_PURGE_FORCED, 0, (char *)address + offset, length, 0, 0, arena);
+    return false;
 }
 
 static bool hook_split(
@@ -186,6 +234,7 @@ static bool hook_merge(
     bool committed, unsigned arena) {
     (void)hooks;
     extent_hooks_t *original = ptreclaim_default_hooks;
+    ptreclaim_trace_before_event();
     if (!original->merge
         || original->merge(
             original, first, first_count, second, second_count, committed, arena)) {
@@ -207,6 +256,11 @@ static bool hook_merge(
         ptreclaim_count(&stats->hook_nanoseconds, now_ns() - start);
     }
     count_zaps(stats, zapped, skipped);
+    // Of committed extents nothing follows.
+    if (!committed) {
+        ptreclaim_trace_event(
+            PTRECLAIM_TRACE_MERGE, 0, first, first_count, second_count, zapped, arena);
+    }
     return false;
 }
 

@@ -13,6 +13,7 @@
 #include "line.h"
 #include "options.h"
 #include "stats.h"
+#include "trace.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -107,6 +108,10 @@ mmap(void *address, size_t byte_count, int protection, int flags, int fd, off_t 
     if (active && !ptreclaim_inside_hook()
         && ptreclaim_jemalloc_contains(__builtin_return_address(0))) {
         ptreclaim_jemalloc_expect_arenas();
+        if (result > 0) {
+            ptreclaim_trace_event(
+                PTRECLAIM_TRACE_MAP_OUTSIDE, 0, (void *)result, byte_count, 0, 0, 0);
+        }
     }
     if (result < 0 && result > -4096) {
         errno = (int)-result;
@@ -120,6 +125,7 @@ mmap64(void *address, size_t byte_count, int protection, int flags, int fd, off_
     __attribute__((alias("mmap")));
 
 EXPORT int epoll_wait(int epoll, struct epoll_event *events, int capacity, int timeout) {
+    ptreclaim_trace_before_event();
     ptreclaim_jemalloc_hook_expected_arenas();
     if (!real_epoll_wait) {
         resolve();
@@ -129,6 +135,7 @@ EXPORT int epoll_wait(int epoll, struct epoll_event *events, int capacity, int t
 
 EXPORT int epoll_pwait(
     int epoll, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
+    ptreclaim_trace_before_event();
     ptreclaim_jemalloc_hook_expected_arenas();
     if (!real_epoll_pwait) {
         resolve();
@@ -202,6 +209,9 @@ __attribute__((constructor)) static void enter(void) {
         ptreclaim_stats_start(
             refusal == PTRECLAIM_ACCEPTED ? PTRECLAIM_MODE_HOOKS : PTRECLAIM_MODE_OFF, backend);
     }
+    if (refusal == PTRECLAIM_ACCEPTED && options.trace) {
+        ptreclaim_trace_start(options.trace, options.trace_mb, PTRECLAIM_MODE_HOOKS, backend);
+    }
     if (refusal == PTRECLAIM_ACCEPTED) {
         refusal = ptreclaim_jemalloc_install(&ptreclaim_hooks);
         active = refusal == PTRECLAIM_ACCEPTED;
@@ -232,6 +242,9 @@ static void line_kib(struct line *line, const char *label, long bytes) {
 
 // Hooks stay in place: threads of jemalloc's own may still purge.
 __attribute__((destructor)) static void leave(void) {
+    if (ptreclaim_tracing()) {
+        ptreclaim_trace_sample();
+    }
     if (!options.report || !active) {
         return;
     }

@@ -8,12 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { CHOICE, NAME };
+enum kind { CHOICE, NAME, NUMBER };
 
 struct option {
     const char *variable;
     enum kind kind;
-    const char *choices; // separated by '|'; the value is the index
+    const char *choices; // separated by '|', the value is the index; NUMBER: lowest..highest
     uint32_t fallback;
     size_t offset;
 };
@@ -41,6 +41,27 @@ static int choice_index(const char *choices, const char *value) {
     }
 }
 
+/// The decimal number at `*text`, which moves behind it; UINT32_MAX stands for whatever is larger.
+static uint32_t take_number(const char **text) {
+    uint64_t number = 0;
+    for (; **text >= '0' && **text <= '9'; ++*text) {
+        number = number * 10 + (uint64_t)(**text - '0');
+        number = number < UINT32_MAX ? number : UINT32_MAX;
+    }
+    return (uint32_t)number;
+}
+
+/// The number that `value` is, or -1 where it is none or out of `bounds`, as in "1..4096".
+static int64_t bounded_number(const char *bounds, const char *value) {
+    const uint32_t lowest = take_number(&bounds);
+    bounds += strlen("..");
+    const uint32_t highest = take_number(&bounds);
+    const char *end = value;
+    const uint32_t number = take_number(&end);
+    const bool is_number = *end == '\0' && end != value;
+    return is_number && lowest <= number && number <= highest ? (int64_t)number : -1;
+}
+
 static void read_option(const struct option *option, char *field) {
     const char *value = getenv(option->variable);
     if (option->kind == NAME) {
@@ -50,15 +71,16 @@ static void read_option(const struct option *option, char *field) {
     }
     uint32_t chosen = option->fallback;
     if (value && *value) {
-        int index = choice_index(option->choices, value);
-        if (index >= 0) {
-            chosen = (uint32_t)index;
+        int64_t known = option->kind == NUMBER ? bounded_number(option->choices, value)
+                                               : choice_index(option->choices, value);
+        if (known >= 0) {
+            chosen = (uint32_t)known;
         } else {
             struct line line = line_begin();
             line_text(&line, option->variable);
             line_text(&line, "=");
             line_text(&line, value);
-            line_text(&line, " is none of ");
+            line_text(&line, option->kind == NUMBER ? " is not a number of " : " is none of ");
             line_text(&line, option->choices);
             line_text(&line, "; the default stays");
             line_end(&line);

@@ -19,7 +19,11 @@
     X(report, "PTRECLAIM_REPORT", CHOICE, "0|1", 0, \
       "one line on fd 2 at exit: VmPTE at start, peak seen, now; spans zapped") \
     X(mallctl, "PTRECLAIM_MALLCTL", NAME, "", 0, \
-      "name under which jemalloc exports mallctl; by default mallctl, then je_mallctl")
+      "name under which jemalloc exports mallctl; by default mallctl, then je_mallctl") \
+    X(trace, "PTRECLAIM_TRACE", NAME, "", 0, \
+      "a new file to record what jemalloc does into, for ptreclaim simulate --trace") \
+    X(trace_mb, "PTRECLAIM_TRACE_MB", NUMBER, "1..4096", 64, \
+      "the size of that file in MiB; what does not fit is dropped and counted")
 
 struct ptreclaim_options {
     uint32_t mode;    // index into the choices
@@ -27,6 +31,8 @@ struct ptreclaim_options {
     uint32_t verbose;
     uint32_t report;
     const char *mallctl; // NULL: not set
+    const char *trace;   // NULL: not set
+    uint32_t trace_mb;
 };
 
 enum { PTRECLAIM_OPTION_MODE_OFF = 0 };

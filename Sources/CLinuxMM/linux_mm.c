@@ -4,16 +4,26 @@
 
 #include <time.h>
 
-/// The number behind `key`, which begins with a newline, in a status file; or -errno.
-/// VmPTE stands about 500 bytes into it, Seccomp 1000, after a Groups: line of some hundreds.
-static long status_number(const char *path, const char *key) {
+/// The beginning of a status file: VmPTE stands about 500 bytes into it, Threads 700, Seccomp 1000,
+/// after a Groups: line of some hundreds.
+struct status {
+    long count; // bytes, or -errno
     char text[4096];
+};
+
+static void read_status(const char *path, struct status *status) {
     int fd = ptreclaim_open(path, O_RDONLY);
-    if (fd < 0) {
-        return fd;
+    status->count = fd;
+    if (fd >= 0) {
+        status->count = ptreclaim_pread(fd, status->text, sizeof(status->text), 0);
+        ptreclaim_close(fd);
     }
-    long count = ptreclaim_pread(fd, text, sizeof(text), 0);
-    ptreclaim_close(fd);
+}
+
+/// The number behind `key`, which begins with a newline; or -errno.
+static long status_number(const struct status *status, const char *key) {
+    const long count = status->count;
+    const char *text = status->text;
     if (count < 0) {
         return count;
     }
@@ -37,9 +47,18 @@ static long status_number(const char *path, const char *key) {
     return -ENODATA;
 }
 
-long ptreclaim_self_vm_pte(void) {
-    long kib = status_number("/proc/self/status", "\nVmPTE:");
+long ptreclaim_self_vm_pte_and_threads(uint32_t *threads) {
+    struct status status;
+    read_status("/proc/self/status", &status);
+    const long count = status_number(&status, "\nThreads:");
+    *threads = count > 0 ? (uint32_t)count : 0;
+    const long kib = status_number(&status, "\nVmPTE:");
     return kib < 0 ? kib : kib * 1024;
+}
+
+long ptreclaim_self_vm_pte(void) {
+    uint32_t threads;
+    return ptreclaim_self_vm_pte_and_threads(&threads);
 }
 
 bool ptreclaim_has_seccomp_filter(void) {
@@ -47,7 +66,9 @@ bool ptreclaim_has_seccomp_filter(void) {
     // something else by its number. Without procfs there is nothing to try again.
     long filter = -EBADF;
     for (int tries = 0; tries < 32 && (filter == -EBADF || filter == -ENODATA); tries++) {
-        filter = status_number("/proc/thread-self/status", "\nSeccomp:");
+        struct status status;
+        read_status("/proc/thread-self/status", &status);
+        filter = status_number(&status, "\nSeccomp:");
     }
     return filter != 0;
 }

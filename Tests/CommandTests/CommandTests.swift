@@ -58,6 +58,10 @@ private func ptreclaim(
             (["inspect", "2147483647"], 1, "no such process"),
             (["inspect", "x"], 2, "Usage:"), (["inspect"], 2, "Usage:"),
             (["stats", "2147483647"], 1, "ptreclaim stats: "), (["frobnicate"], 2, "Usage:"),
+            (["simulate"], 2, "Usage:"),
+            (["simulate", "--trace", "/nonexistent"], 2, "/nonexistent: No such file"),
+            (["simulate", "--trace", "/tmp"], 2, "/tmp: Is a directory"),
+            (["simulate", "--trace", "/etc/passwd"], 2, "not a file that PTRECLAIM_TRACE made"),
         ] as [([String], Int32, String)])
     func statuses(arguments: [String], status: Int32, words: String) async throws {
         let result = try await ptreclaim(arguments)

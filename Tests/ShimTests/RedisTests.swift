@@ -3,6 +3,7 @@
 import Foundation
 import TestSupport
 import Testing
+import TraceFile
 
 private let hasRedis = ["redis-server", "redis-cli", "redis-benchmark", "redis-check-rdb"]
     .allSatisfy { PackageFiles.installed($0) != nil }
@@ -82,6 +83,32 @@ extension ShimTests {
                 _ = try await server.ask("shutdown", "nosave")
             }
             #expect(kibibytes[1] * 2 < kibibytes[0], "VmPTE plain and with the shim: \(kibibytes)")
+        }
+
+        @Test("What a server records predicts its VmPTE while it fills and when its keys go")
+        func trace() async throws {
+            let server = Server(directory: try TemporaryDirectory())
+            let trace = server.directory.url.appending(path: "trace").path()
+            let running = try Victim.start(
+                server.command,
+                environment: purgeAtOnce.merging(["PTRECLAIM_TRACE": trace]) { $1 },
+                preloading: [try await ShimBuild.release()])
+            do {
+                try await server.waitUntilUp()
+                for byteCount in ["40000", "500"] {
+                    #expect(
+                        try await server.ask("debug", "populate", "5000", "key", byteCount)
+                            == "OK")
+                    #expect(try await server.ask("flushall") == "OK")
+                }
+                _ = try await server.ask("shutdown", "nosave")
+                let end = try await running.end(within: .seconds(20))
+                #expect(end.status == 0, "\(end)")
+            } catch {
+                _ = try await running.end(within: .zero)
+                throw error
+            }
+            try expectClose(TraceReplay(TraceReader(path: trace)), growth: 300 * 1024)
         }
 
         @Test("BGSAVE under load writes right files", arguments: ["auto", "remap"])

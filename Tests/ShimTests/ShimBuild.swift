@@ -52,8 +52,8 @@ enum ShimBuild {
         try files.createDirectory(
             at: package.appending(path: "Sources"), withIntermediateDirectories: true)
         for directory in [
-            "Shim", "Sources/CLinuxMM", "Sources/CStatsPage", "Sources/CReclaim",
-            "Sources/ReclaimCore", "Sources/LiveSpace",
+            "Shim", "Sources/CLinuxMM", "Sources/CStatsPage", "Sources/CTraceFile",
+            "Sources/CReclaim", "Sources/ReclaimCore", "Sources/LiveSpace",
         ] {
             try files.copyItem(
                 at: PackageFiles.root.appending(path: directory),

@@ -78,7 +78,7 @@ extension ShimTests {
         func malformed() async throws {
             let options = [
                 "PTRECLAIM_MODE": "bogus", "PTRECLAIM_BACKEND": "magic", "PTRECLAIM_VERBOSE": "2",
-                "PTRECLAIM_REPORT": "yes",
+                "PTRECLAIM_REPORT": "yes", "PTRECLAIM_TRACE_MB": "4097",
             ]
             let outcome = try await runVictim(
                 "churn", ShimBuild.release(), environment: purgeAtOnce.merging(options) { $1 })

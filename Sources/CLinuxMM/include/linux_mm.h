@@ -354,6 +354,9 @@ bool ptreclaim_has_memory_policy(uintptr_t address);
 /// One open, one read, one close; no allocation.
 long ptreclaim_self_vm_pte(void);
 
+/// The same, and by the same read how many threads the process has; 0 where that is not told.
+long ptreclaim_self_vm_pte_and_threads(uint32_t *threads);
+
 /// Whether a seccomp filter watches the calling thread. True where that cannot be read.
 bool ptreclaim_has_seccomp_filter(void);
 

@@ -21,6 +21,7 @@ enum {
 struct ptreclaim_wiped_on_fork {
     uint64_t owner_pid;      // 0: this process has not looked yet
     uint64_t scratch_claims; // bit i: a thread of this process is using scratch span i
+    uint64_t is_traced;      // 1: the trace file is of this process
     uint32_t fork_gate;      // see fence.c
     uint32_t service_lock;   // the four words of service.c
     uint32_t service_thread;
