@@ -120,7 +120,8 @@ extension ModelSpace {
             switch collapseObstacle(span, vma) {
             case .watched: throw profile.collapseOfWatchedIsBusy ? .busy : .invalid
             case .guards: throw .invalid
-            case .entry: failure = .invalid
+            case .table where profile.collapseStopsWithoutTable: throw .invalid
+            case .table, .entry: failure = .invalid
             case nil:
                 let before = (0..<PageGeometry.entriesPerTable).map {
                     entry(at: span.start + UInt($0) * PageGeometry.pageByteCount)
@@ -137,7 +138,9 @@ extension ModelSpace {
 
     /// What keeps a span from being collapsed.
     private enum CollapseObstacle {
-        /// No table, or an entry of the wrong kind; the next span is tried.
+        /// A slot of the PMD table that is none.
+        case table
+        /// No PMD table, or an entry of the wrong kind; the next span is tried.
         case entry
         /// A none entry that a userfaultfd watches; ends the call.
         case watched
@@ -148,7 +151,9 @@ extension ModelSpace {
     /// The first obstacle counts.
     /// The corresponding kernel function is `hpage_collapse_scan_pmd`.
     private func collapseObstacle(_ span: Span, _ vma: VMA) -> CollapseObstacle? {
-        guard tables.hasPTETable(at: span.start) else { return .entry }
+        guard tables.hasPTETable(at: span.start) else {
+            return tables.hasPMDTable(at: span.start) ? .table : .entry
+        }
         let isArmed = !vma.attributes.isDisjoint(with: .registered)
         var hasPage = false
         var hasGuard = false
