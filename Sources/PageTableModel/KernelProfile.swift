@@ -26,7 +26,8 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
     public var collapseWantsWritable = true
     /// `MADV_COLLAPSE` over none entries that a userfaultfd watches is EBUSY; before, EINVAL.
     public var collapseOfWatchedIsBusy = false
-    /// `MADV_COLLAPSE` stops at the first span without a PTE table (SCAN_PMD_NONE), until Linux 6.17.
+    /// `MADV_COLLAPSE` stops at the first span without a PTE table (SCAN_PMD_NONE), until
+    /// Linux 7.1.
     public var collapseStopsWithoutTable = true
     /// Splitting a huge page maps what is zero in it to the page of zeros.
     public var splitMapsZeroPages = false
@@ -109,7 +110,6 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
         profile.dontneedFreesTables = true
         profile.writesHugeZeroPageHuge = true
         profile.collapseWantsWritable = false
-        profile.collapseStopsWithoutTable = false
         profile.mergesIntoUnwritten = true
         profile.movesSeveralVMAs = true
         profile.dontunmapUnlocksWhole = true
@@ -126,6 +126,7 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
         var profile = linux618
         profile.dontunmapUnlocksWhole = false
         profile.collapseWithinSpanFails = false
+        profile.collapseStopsWithoutTable = false
         profile.dontunmapResetsOffset = true
         profile.dontunmapMergesWithSource = false
         return profile

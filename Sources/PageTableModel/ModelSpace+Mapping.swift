@@ -104,6 +104,7 @@ extension ModelSpace {
     ) throws(ModelError) {
         try change(range) { [self] index, part throws(ModelError) in
             let old = vmas[index]
+            if protection == old.protection { return }
             var attributes = old.attributes
             if protection.contains(.write) {
                 if old.kind != .hugetlb, !old.kind.isShared, !old.protection.contains(.write),
@@ -116,7 +117,6 @@ extension ModelSpace {
             {
                 attributes.remove(.accounted)
             }
-            if protection == old.protection, attributes == old.attributes { return }
             let place = try modify(index, part) {
                 $0.protection = protection
                 $0.attributes = attributes

@@ -94,7 +94,8 @@ extension ModelSpace {
                 seen[start + UInt(index) * PageGeometry.pageByteCount]
                     == collapse.before[index].observed
             }
-            guard errno != 0, isAsBefore else {
+            let wasFull = collapse.before.allSatisfy { $0.observed == PageState(.anonymous) }
+            guard isAsBefore, errno != 0, !wasFull || errno != adoption.errno else {
                 adoption.outcomes.append(.collapsed)
                 continue
             }
@@ -127,7 +128,8 @@ extension ModelSpace {
             return
         }
         switch (entry.state, seen.kind) {
-        case (.anonymous, .swap) where hasSwap:
+        // What MADV_FREE could not take from its LRU batch is still swap-backed.
+        case (.anonymous, .swap) where hasSwap, (.lazyFree, .swap) where hasSwap:
             splitHugePage(at: page)
             splitPages.remove(page)
             set(
