@@ -82,6 +82,10 @@ extension ModelSpace: AddressSpace {
     public func free(_ run: SpanRun, in mapping: Mapping, fenced: Bool) -> KeptReason? {
         guard let vma = vma(covering: run.start) else { return .backendFailed }
         if fenced { return freeBehindFence(run, vma) }
+        if mistake == .crossVMATableFreed {
+            for index in 0..<run.count { tables.freeTable(at: run[index].start) }
+            return nil
+        }
         do {
             switch backend {
             case .dontneed: try dontneedLocked(run.range)

@@ -8,11 +8,11 @@ import Testing
 @Suite(.serialized, .enabled(if: Playground.isOpen, Playground.why))
 struct ConformanceTests {
     /// Without hugetlb: the machine may have no memory to give to the pool while others test.
-    @Test("the model and this kernel agree after every operation of 150 sequences")
+    @Test("the model and this kernel agree after every operation")
     func sequences() async throws {
         let outcome = try await conform(
             [
-                "--sequences", "150", "--seed", "20000", "--without", "hugetlb", "--seconds", "60",
+                "--sequences", "60", "--seed", "20000", "--without", "hugetlb", "--seconds", "40",
             ], limit: .seconds(180))
         #expect(outcome.status == 0, "\(outcome)")
     }
@@ -20,7 +20,8 @@ struct ConformanceTests {
     @Test("two processes that play the same agree: what is seen is the operations' doing")
     func agreement() async throws {
         let outcome = try await conform([
-            "--against-itself", "--sequences", "20", "--seed", "500", "--no-shrink",
+            "--against-itself", "--sequences", "10", "--seconds", "40", "--seed", "500",
+            "--no-shrink",
             "--without", "userfault", "--without", "guards", "--without", "everything",
             "--without", "hugetlb",
         ])
