@@ -68,6 +68,7 @@ enum Command {
         switch kind {
         case .anonymousPrivate: bits |= privately | anonymous
         case .hugetlb: bits |= privately | anonymous | hugetlb | noReserve
+        case .sharedAnonymous: bits |= shared | anonymous
         case .shared(let index):
             bits |= shared
             file = files[index]

@@ -41,8 +41,16 @@ public struct Generator {
         let first = all[Int(random.next() % UInt64(all.count))]
         let second = rest[Int(random.next() % UInt64(rest.count))]
         mixture = rest.contains(first) ? first : second
-        weights = mixture.weights
-        userfaultMode = random.next() % 5 < 2 ? .missing : .writeProtect
+        let mode: Operation.UserfaultMode = random.next() % 5 < 2 ? .missing : .writeProtect
+        userfaultMode = mode
+        weights = mixture.weights.map { action, weight in
+            switch action {
+            // Of no use where nothing is registered for it.
+            case .writeProtect where mode == .missing: (action, weight / 8)
+            case .unprotect where mode == .missing: (action, weight / 8)
+            default: (action, weight)
+            }
+        }
     }
 
     public static func sequence(

@@ -74,7 +74,7 @@ public enum Mixture: String, CaseIterable, Sendable {
     var kinds: [(VMA.Kind, Int)] {
         let files: [(VMA.Kind, Int)] = [
             (.shared(file: 0), 4), (.shared(file: 1), 1), (.privateFile(file: 0), 4),
-            (.privateFile(file: 1), 1),
+            (.privateFile(file: 1), 1), (.sharedAnonymous, 2),
         ]
         return switch self {
         case .plain: [(.anonymousPrivate, 1)]

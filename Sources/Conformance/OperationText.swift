@@ -173,6 +173,7 @@ extension VMA.Kind {
         case .anonymousPrivate: "anonymous"
         case .shared(let file): "shared:\(file)"
         case .privateFile(let file): "private:\(file)"
+        case .sharedAnonymous: "shared"
         case .hugetlb: "hugetlb"
         case .special: "special"
         }
@@ -183,6 +184,7 @@ extension VMA.Kind {
         if parts.count == 1 {
             switch text {
             case "anonymous": self = .anonymousPrivate
+            case "shared": self = .sharedAnonymous
             case "hugetlb": self = .hugetlb
             default: return nil
             }

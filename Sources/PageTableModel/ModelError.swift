@@ -17,6 +17,7 @@ public struct ModelError: Error, Equatable, Sendable {
     public static let busy = ModelError(errno: 16)
     /// Not registered with a userfaultfd for this: ENOENT.
     public static let notRegistered = ModelError(errno: 2)
-    /// A userfaultfd handler would have to answer first: EAGAIN.
+    /// A userfaultfd handler would have to answer first, or a file has no such page, where a program
+    /// gets SIGBUS: EAGAIN.
     public static let wouldBlock = ModelError(errno: 11)
 }

@@ -21,7 +21,7 @@ extension ModelSpace: AddressSpace {
         let kind: Mapping.Kind =
             switch vma.kind {
             case .special, .hugetlb: .special
-            case .shared: .shared
+            case .shared, .sharedAnonymous: .shared
             case .privateFile: .privateFile
             case .anonymousPrivate: .anonymous
             }

@@ -141,6 +141,8 @@ extension ModelSpace {
             mapWhatIsCached(around: address, vma, file)
             if entry(at: address).state == .file { return }
         }
+        // SIGBUS.
+        if let end = fileEnds[file], offset >= end { throw .wouldBlock }
         let cached = cachedPage(file, offset)
         if cached == nil, vma.attributes.contains(.missingRegistered) { throw .wouldBlock }
         let contents = cached?.contents ?? 0

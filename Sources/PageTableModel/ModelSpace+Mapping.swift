@@ -34,10 +34,22 @@ extension ModelSpace {
         {
             attributes.insert(.accounted)
         }
+        var kind = kind
+        if kind == .sharedAnonymous { kind = makeFile(for: range) }
         let fresh = VMA(range: range, kind: kind, protection: protection, attributes: attributes)
         insert(Candidate(fresh, range))
         if flags.contains(.populate) { try? populate(range) }
     }
+
+    /// The file behind shared memory without a name: it ends where its mapping ends.
+    /// The corresponding kernel function is `shmem_zero_setup`.
+    private func makeFile(for range: AddressRange) -> VMA.Kind {
+        let file = Self.firstUnnamedFile + fileEnds.count
+        fileEnds[file] = range.end / PageGeometry.pageByteCount
+        return .shared(file: file)
+    }
+
+    private static var firstUnnamedFile: Int { 1 << 32 }
 
     /// Maps `byteCount` bytes in the lowest hole of `window` that has room for them.
     /// - Parameter alignment: of the result; a power of two, one page or more.

@@ -18,6 +18,8 @@ public final class ModelSpace {
     public var reserveEnds: Set<UInt> = []
     /// Contents of files, by file and by the page's number.
     public internal(set) var pageCache: [Int: [UInt: CachedPage]] = [:]
+    /// The page number at which a file ends; others have no end.
+    var fileEnds: [Int: UInt] = [:]
     /// Pages that are mapped one by one and still belong to a huge page.
     var splitPages = SplitHugePages()
 
@@ -50,6 +52,7 @@ public final class ModelSpace {
         copy.tables = tables
         copy.reserveEnds = reserveEnds
         copy.pageCache = pageCache
+        copy.fileEnds = fileEnds
         copy.splitPages = splitPages
         copy.fenceIsAvailable = fenceIsAvailable
         copy.marksUnpopulated = marksUnpopulated

@@ -9,6 +9,9 @@ public struct VMA: Equatable, Sendable {
         case anonymousPrivate
         /// `MAP_SHARED` of a file in memory.
         case shared(file: Int)
+        /// `MAP_SHARED | MAP_ANONYMOUS`, to be mapped: a file of its own, as long as the mapping. Once
+        /// mapped it is `shared`.
+        case sharedAnonymous
         /// `MAP_PRIVATE` of such a file: written pages are copies.
         case privateFile(file: Int)
         /// `MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB`, of 2 MiB pages.
@@ -19,7 +22,7 @@ public struct VMA: Equatable, Sendable {
         var file: Int? {
             switch self {
             case .shared(let file), .privateFile(let file): file
-            case .anonymousPrivate, .hugetlb, .special: nil
+            case .anonymousPrivate, .sharedAnonymous, .hugetlb, .special: nil
             }
         }
 
@@ -28,7 +31,12 @@ public struct VMA: Equatable, Sendable {
         /// hugetlb is VM_SPECIAL, too, and each mapping of it a file of its own.
         var canMerge: Bool { self != .special && self != .hugetlb }
         var isAnonymous: Bool { self == .anonymousPrivate }
-        var isShared: Bool { if case .shared = self { true } else { false } }
+        var isShared: Bool {
+            switch self {
+            case .shared, .sharedAnonymous: true
+            case .anonymousPrivate, .privateFile, .hugetlb, .special: false
+            }
+        }
     }
 
     /// PROT_READ, PROT_WRITE, PROT_EXEC by their numbers.

@@ -19,7 +19,7 @@ import Testing
         arguments: [
             "mmap A-512..B+1 anonymous rw noreserve", "mmap A+0..A+1 shared:1 none populate",
             "mmap B-1..B+1 private:0 rwx noreserve populate noreplace",
-            "mmap A+512..A+1024 hugetlb rw", "munmap A-1..A+1",
+            "mmap A+512..A+1024 hugetlb rw", "mmap A+1..A+2 shared r", "munmap A-1..A+1",
             "mremap B-512..B+69 to B-2048..B-1467 fixed dontunmap",
             "mremap A+0..A+5 to A+8..A+12 fixed", "mremap A+0..A+5 to A+0..A+9",
             "mprotect A-3..A+0 r", "madvise A+0..A+512 dontneed", "madvise A+0..A+1 guardInstall",
