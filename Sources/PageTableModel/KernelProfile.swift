@@ -32,6 +32,10 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
     /// Splitting a huge page maps what is zero in it to the page of zeros.
     public var splitMapsZeroPages = false
 
+    /// A page of a split huge page that a child had is copied when it is written; from 6.15 the
+    /// parent takes it back (`__wp_can_reuse_large_anon_folio`).
+    public var copiesOncePagesWereShared = true
+
     // MARK: VMAs
 
     /// A VMA that has been written to merges with a neighbour that has not, whichever of both
@@ -109,13 +113,13 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
         var profile = linux612
         profile.dontneedFreesTables = true
         profile.writesHugeZeroPageHuge = true
+        profile.copiesOncePagesWereShared = false
         profile.collapseWantsWritable = false
         profile.mergesIntoUnwritten = true
         profile.movesSeveralVMAs = true
         profile.dontunmapUnlocksWhole = true
         profile.dontunmapMergesWithSource = true
         profile.dontunmapResetsOffset = false
-        profile.refusesDoforkOfHugetlb = true
         profile.hasGuards = true
         profile.guardsMarkVMAs = true
         return profile
@@ -126,6 +130,7 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
         var profile = linux618
         profile.dontunmapUnlocksWhole = false
         profile.collapseWithinSpanFails = false
+        profile.refusesDoforkOfHugetlb = true
         profile.collapseStopsWithoutTable = false
         profile.dontunmapResetsOffset = true
         profile.dontunmapMergesWithSource = false

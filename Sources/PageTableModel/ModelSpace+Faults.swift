@@ -31,7 +31,7 @@ extension ModelSpace {
         let entry = entry(at: address)
         if case .shared(let file) = vmas[index].kind, entry.state == .file {
             pageCache[file, default: [:]][vmas[index].pageOffset(of: address)] =
-                .cached(contents: byte)
+                CachedPage(contents: byte, isDirty: true)
         }
         set(PTE(entry.state, contents: byte, isWriteProtected: entry.isWriteProtected), address)
     }
@@ -63,7 +63,7 @@ extension ModelSpace {
     /// The corresponding kernel call is `pwrite`.
     public func writeFile(_ file: Int, _ byte: UInt8, at address: UInt) {
         let offset = address / PageGeometry.pageByteCount
-        pageCache[file, default: [:]][offset] = .cached(contents: byte)
+        pageCache[file, default: [:]][offset] = CachedPage(contents: byte, isDirty: true)
     }
 
     func set(_ entry: PTE, _ address: UInt) { tables.set(entry, at: address) }
@@ -111,9 +111,16 @@ extension ModelSpace {
         }
         switch entry.state {
         case .zeroPage: prepareAnonVMA(index)
-        case .file where vmas[index].kind.isShared: return
+        case .file where vmas[index].kind.isShared:
+            if let file = vmas[index].kind.file {
+                pageCache[file]?[vmas[index].pageOffset(of: address)]?.isDirty = true
+            }
+            return
         case .file: prepareAnonVMA(index)
         default: break
+        }
+        if profile.copiesOncePagesWereShared {
+            splitPages.removeIfShared(Self.start(of: address, in: PageGeometry.pageByteCount))
         }
         set(PTE(.anonymous, contents: contents(of: address, index)), address)
     }
@@ -146,7 +153,8 @@ extension ModelSpace {
         let cached = cachedPage(file, offset)
         if cached == nil, vma.attributes.contains(.missingRegistered) { throw .wouldBlock }
         let contents = cached?.contents ?? 0
-        pageCache[file, default: [:]][offset] = .cached(contents: contents)
+        pageCache[file, default: [:]][offset] = CachedPage(
+            contents: contents, isDirty: cached?.isDirty == true || cached?.isSwapped == true)
         let isCopy = isWrite && !vma.kind.isShared
         set(
             PTE(
@@ -176,9 +184,8 @@ extension ModelSpace {
         let highest = min(lowest + window, span.end, vma.end)
         for page in Self.pages(of: AddressRange(start: lowest, end: highest)) {
             if mistake == .noFaultAround, page != Self.start(of: address, in: 4096) { continue }
-            if case .cached = cachedPage(file, vma.pageOffset(of: page)), entry(at: page).isNone {
-                set(PTE(.file), page)
-            }
+            let cached = cachedPage(file, vma.pageOffset(of: page))
+            if cached?.isSwapped == false, entry(at: page).isNone { set(PTE(.file), page) }
         }
     }
 

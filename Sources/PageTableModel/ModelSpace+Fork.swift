@@ -26,6 +26,16 @@ extension ModelSpace {
         return child
     }
 
+    /// What a fork does to the parent: nobody may write any more what both have.
+    func sharePages() {
+        for vma in vmas where vma.anonVMA != nil && !vma.attributes.contains(.dontFork) {
+            splitPages.share(vma.range)
+            tables.forEachOccupiedSpan(in: vma.range) { span in
+                if tables.isHuge(at: span.start) { sharedHugePages.insert(span) }
+            }
+        }
+    }
+
     private func copyTables(of vma: VMA, to child: ModelSpace) {
         var address = vma.start
         while address < vma.end {

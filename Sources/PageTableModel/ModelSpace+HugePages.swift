@@ -28,6 +28,7 @@ extension ModelSpace {
     }
 
     private func makeHuge(_ span: Span, _ entry: PTE) {
+        sharedHugePages.remove(span)
         tables.setHuge(at: span.start, hasDepositedTable: mistake != .depositLost) { _ in entry }
     }
 
@@ -41,6 +42,7 @@ extension ModelSpace {
         }
         let span = Span(containing: address)
         guard entry.state == .zeroPage else {
+            sharedHugePages.remove(span)
             set(PTE(.anonymous, contents: entry.contents), address)
             tables.transform(span.range) {
                 $0.state == .lazyFree ? PTE(.anonymous, contents: $0.contents) : $0
@@ -65,7 +67,8 @@ extension ModelSpace {
         let isZero = entry(at: address).state == .zeroPage
         if mistake == .splitAllocates { tables.leakTable() }
         tables.splitHuge(at: address)
-        if !isZero { splitPages.add(span.range) }
+        if !isZero { splitPages.add(span.range, areShared: sharedHugePages.contains(span)) }
+        sharedHugePages.remove(span)
     }
 
     /// A range that covers only a part of a huge page splits it.
@@ -126,8 +129,10 @@ extension ModelSpace {
                 let before = (0..<PageGeometry.entriesPerTable).map {
                     entry(at: span.start + UInt($0) * PageGeometry.pageByteCount)
                 }
-                open.collapses.append(.init(span: span, before: before))
+                open.collapses.append(
+                    .init(span: span, before: before, splitPages: splitPages))
                 splitPages.remove(span.range)
+                sharedHugePages.remove(span)
                 tables.setHuge(at: span.start, hasDepositedTable: true) {
                     PTE(.anonymous, contents: before[$0].contents)
                 }

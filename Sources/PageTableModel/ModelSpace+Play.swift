@@ -21,7 +21,7 @@ extension ModelSpace {
         case .munlock(let range): try munlock(range)
         case .read(let address): _ = try read(at: address)
         case .write(let address, let byte): try write(byte, at: address)
-        case .fork: break
+        case .fork: sharePages()
         case .register(let range, let mode):
             try register(range, writeProtect: mode == .writeProtect)
         case .unregister(let range): try unregister(range)

@@ -227,6 +227,9 @@ extension ModelSpace {
         if tables.isHuge(at: range.start) {
             if isWhole, isTargetFree {
                 tables.moveSlot(from: range.start, to: target)
+                if sharedHugePages.remove(Span(containing: range.start)) != nil {
+                    sharedHugePages.insert(Span(containing: target))
+                }
                 if !keepsProtection {
                     tables.transform(Span(containing: target).range) {
                         $0.with(isWriteProtected: false)

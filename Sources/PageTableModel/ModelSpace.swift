@@ -22,6 +22,8 @@ public final class ModelSpace {
     var fileEnds: [Int: UInt] = [:]
     /// Pages that are mapped one by one and still belong to a huge page.
     var splitPages = SplitHugePages()
+    /// Huge pages that a child had, too, and nobody has written since.
+    var sharedHugePages: Set<Span> = []
 
     /// Whether a userfaultfd that stops every access is to be had.
     public var fenceIsAvailable = true
@@ -54,6 +56,7 @@ public final class ModelSpace {
         copy.pageCache = pageCache
         copy.fileEnds = fileEnds
         copy.splitPages = splitPages
+        copy.sharedHugePages = sharedHugePages
         copy.fenceIsAvailable = fenceIsAvailable
         copy.marksUnpopulated = marksUnpopulated
         copy.hasSwap = hasSwap
@@ -66,16 +69,12 @@ public final class ModelSpace {
     }
 
     /// A page of a file.
-    public enum CachedPage: Equatable, Sendable {
-        case cached(contents: UInt8)
+    public struct CachedPage: Equatable, Sendable {
+        var contents: UInt8
+        /// Somebody was given it to write to: it cannot just be dropped.
+        var isDirty: Bool
         /// On the swap device: there, but nothing that a fault nearby would map.
-        case swapped(contents: UInt8)
-
-        var contents: UInt8 {
-            switch self {
-            case .cached(let contents), .swapped(let contents): contents
-            }
-        }
+        var isSwapped = false
     }
 }
 

@@ -9,6 +9,7 @@ struct OpenOutcomes {
     struct Collapse {
         let span: Span
         let before: [PTE]
+        let splitPages: SplitHugePages
     }
 
     /// A huge page that a fault made.
@@ -104,6 +105,7 @@ extension ModelSpace {
             for (index, entry) in collapse.before.enumerated() where !entry.isNone {
                 set(entry, start + UInt(index) * PageGeometry.pageByteCount)
             }
+            splitPages.restore(collapse.span.range, from: collapse.splitPages)
             adoption.outcomes.append(.collapseFailed)
             adoption.errno = errno
         }
@@ -155,11 +157,11 @@ extension ModelSpace {
 
     /// A page of a file that was never written is dropped, any other goes to swap.
     private func leaveMemory(_ file: Int, _ offset: UInt) {
-        guard let contents = cachedPage(file, offset)?.contents else { return }
-        if contents == 0 {
+        guard let page = cachedPage(file, offset) else { return }
+        if !page.isDirty {
             pageCache[file]?[offset] = nil
         } else if hasSwap {
-            pageCache[file]?[offset] = .swapped(contents: contents)
+            pageCache[file]?[offset]?.isSwapped = true
         }
     }
 
