@@ -110,7 +110,19 @@ extension ModelSpace {
         let dropsGuards = mistake == .guardsZapped
         let freesPartially = mistake == .partialZapFreesTable
         tables.forEachSlot(in: part) { [self] tables, span, place in
-            if tables.isHuge(at: span.start) { return tables.freeTable(at: span.start) }
+            if tables.isHuge(at: span.start) {
+                let entry = tables.entry(at: span.start)
+                let leavesMarker =
+                    keepsProtection
+                    && (entry.isWriteProtected || entry.state == .writeProtectMarker)
+                tables.freeTable(at: span.start)
+                if leavesMarker {
+                    tables.setHuge(at: span.start, hasDepositedTable: false) { _ in
+                        PTE(.writeProtectMarker)
+                    }
+                }
+                return
+            }
             let indices = PageTables.entryIndices(of: part, in: span)
             tables.change(place, indices) { entry in
                 switch entry.state {
