@@ -137,11 +137,6 @@ public struct KernelProfile: Equatable, Sendable, CustomStringConvertible {
         return profile
     }()
 
-    /// Linux 6.1, as older tests call it.
-    public static let beforePagemapScan = linux61
-    public static let beforePTReclaim = linux612
-    public static let ptReclaim = linux618
-
     public static let all: [(name: String, profile: KernelProfile)] = [
         ("6.1", linux61), ("6.12", linux612), ("6.18", linux618), ("7.2", linux72),
     ]

@@ -25,9 +25,9 @@ struct LawCase: CustomTestStringConvertible, Codable, Sendable {
 
 @Suite struct LawTests {
     static let models: [(KernelProfile, Backend)] = [
-        (.ptReclaim, .dontneed), (.ptReclaim, .remap), (.ptReclaim, .mapfixed),
-        (.beforePTReclaim, .remap), (.beforePTReclaim, .mapfixed),
-        (.beforePagemapScan, .remap), (.beforePagemapScan, .mapfixed),
+        (.linux618, .dontneed), (.linux618, .remap), (.linux618, .mapfixed),
+        (.linux612, .remap), (.linux612, .mapfixed),
+        (.linux61, .remap), (.linux61, .mapfixed),
     ]
 
     @Test(arguments: LawCase.all, models)
@@ -110,7 +110,7 @@ struct LawCase: CustomTestStringConvertible, Codable, Sendable {
         try Set(
             LawSuite(
                 memory, access,
-                makeSpace: { ModelPlayground(.ptReclaim, .dontneed, hasHugePages: false) },
+                makeSpace: { ModelPlayground(.linux618, .dontneed, hasHugePages: false) },
                 walk: walk
             ).violations().map(\.law))
     }
@@ -145,7 +145,7 @@ struct LawCase: CustomTestStringConvertible, Codable, Sendable {
     @Test func aWalkThatIgnoresVMABoundariesBreaksTheLaws() throws {
         let violations = try LawSuite(
             .anonymous, .owned,
-            makeSpace: { ModelPlayground(.beforePTReclaim, .mapfixed, hasHugePages: false) },
+            makeSpace: { ModelPlayground(.linux612, .mapfixed, hasHugePages: false) },
             walk: { space, range, _ in
                 try Self.free(space, range) { try space.look(at: $0) == .empty }
             }
@@ -179,7 +179,7 @@ struct LawCase: CustomTestStringConvertible, Codable, Sendable {
 
     @Test func aKernelThatFreesNothingBreaksTheLaws() throws {
         let laws = try Set(
-            LawSuite(.anonymous, .owned) { ModelPlayground(.beforePTReclaim, .dontneed) }
+            LawSuite(.anonymous, .owned) { ModelPlayground(.linux612, .dontneed) }
                 .violations().map(\.law))
         #expect(laws.contains("frees exactly the all-none tables"))
         #expect(laws.contains("VmPTE falls by one page a table"))

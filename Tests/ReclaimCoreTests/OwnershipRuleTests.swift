@@ -8,7 +8,7 @@ import Testing
 @Suite struct OwnershipRuleTests {
     private static let span = PageGeometry.spanByteCount
     private static let page = PageGeometry.pageByteCount
-    private let space = ModelPlayground(.ptReclaim, .dontneed)
+    private let space = ModelPlayground(.linux618, .dontneed)
 
     /// Spans and quarters of spans from the start of the window.
     private func range(_ start: Double, _ end: Double) -> AddressRange {
@@ -101,7 +101,7 @@ import Testing
         for _ in 0..<200 {
             // In quarters of a span; the reserve is what is missing to a whole span.
             let end = Int.random(in: 5...40, using: &random)
-            let space = ModelPlayground(.ptReclaim, .dontneed)
+            let space = ModelPlayground(.linux618, .dontneed)
             func address(_ quarter: Int) -> UInt {
                 space.window.start + UInt(quarter) * (Self.span / 4)
             }

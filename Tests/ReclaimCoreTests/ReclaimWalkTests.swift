@@ -10,7 +10,7 @@ import Testing
     private let pagesPerSpan = PageGeometry.entriesPerTable
     private var fourSpans: AddressRange { space.pages(0..<4 * pagesPerSpan) }
 
-    init() throws { space = try Self.fourEmptyTables(.ptReclaim, .dontneed) }
+    init() throws { space = try Self.fourEmptyTables(.linux618, .dontneed) }
 
     private static func fourEmptyTables(
         _ profile: KernelProfile, _ backend: Backend
@@ -60,7 +60,7 @@ import Testing
     }
 
     @Test func aRefusedZapIsSkippedAndCounted() throws {
-        let space = try Self.fourEmptyTables(.beforePTReclaim, .remap)
+        let space = try Self.fourEmptyTables(.linux612, .remap)
         let faulty = FaultingSpace(wrapping: space, failing: .freeTable, times: 1)
         let count = try ReclaimWalk(space: faulty).decommit(fourSpans)
         #expect(count.zapped == 3)
@@ -69,7 +69,7 @@ import Testing
     }
 
     @Test func withoutATableToSeeVmPTETells() throws {
-        let space = try Self.fourEmptyTables(.beforePagemapScan, .remap)
+        let space = try Self.fourEmptyTables(.linux61, .remap)
         let report = try ReclaimWalk(space: space).reclaim(
             space.pages(0..<5 * pagesPerSpan), access: .owned)
         #expect(report.tablesFreed == 4)
@@ -79,7 +79,7 @@ import Testing
     }
 
     @Test func aKernelThatKeepsTheTableIsSaidToKeepIt() throws {
-        let space = try Self.fourEmptyTables(.beforePTReclaim, .dontneed)
+        let space = try Self.fourEmptyTables(.linux612, .dontneed)
         let report = try ReclaimWalk(space: space).reclaim(fourSpans, access: .owned)
         #expect(report.kept[.stillThere] == 4)
     }

@@ -181,7 +181,7 @@ struct RuleTests {
     /// Negative control: an owner who breaks the promise loses the page, so that the look behind
     /// the fence is what keeps it above.
     @Test func withoutAFenceAPageThatIsFilledMeanwhileIsLost() throws {
-        let space = ModelPlayground(.ptReclaim, .dontneed)
+        let space = ModelPlayground(.linux618, .dontneed)
         try fourEmptyTables(in: space)
         let address = space.span(2).start
         let filling = FaultingSpace(wrapping: space, failing: .free, times: 0) {

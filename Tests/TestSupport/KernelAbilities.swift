@@ -57,5 +57,5 @@ public enum KernelAbilities {
     /// The profile that does with page tables what the running kernel does.
     public static let profile: KernelProfile =
         backends.contains(.dontneed)
-        ? .ptReclaim : showsTables ? .beforePTReclaim : .beforePagemapScan
+        ? .linux618 : showsTables ? .linux612 : .linux61
 }
