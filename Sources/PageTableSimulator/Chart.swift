@@ -37,7 +37,7 @@ private struct Style {
     let width: Double
 
     private static let colors = [
-        "#000000", "#d55e00", "#0072b2", "#56b4e9", "#882255", "#009e73", "#e69f00", "#555555",
+        "#000000", "#e69f00", "#0072b2", "#56b4e9", "#661144", "#d55e00", "#117755", "#999999",
     ]
     private static let patterns = [
         "", "9 4", "2 3", "10 3 2 3", "18 5", "5 5", "14 3 2 3 2 3", "1 5", "22 4 6 4", "7 2",
@@ -48,7 +48,7 @@ private struct Style {
         color = Self.colors[number % Self.colors.count]
         dashes = Self.patterns[number % Self.patterns.count]
         // What is drawn later is thinner: of lines that lie on each other all can be seen.
-        width = max(1.4, 3.2 - 0.18 * Double(number))
+        width = max(1.4, 4.8 - 0.36 * Double(number))
     }
 
     var attributes: String {
@@ -79,11 +79,11 @@ private struct Axis {
         isLogarithmic = false
     }
 
-    /// Ends where the values end; ticks at round numbers of the unit.
+    /// Ends where the values end, or at the next tick where that is near; ticks at round numbers of the unit.
     init(timeUpTo greatest: Double, unit: Double) {
         let rounded = Axis(linearUpTo: greatest, unit: unit)
         low = 0
-        high = greatest > 0 ? greatest : rounded.high
+        high = greatest > 0 && greatest < 0.95 * rounded.high ? greatest : rounded.high
         ticks = rounded.ticks.filter { [high] in $0 <= high * 1.0001 }
         isLogarithmic = false
     }
@@ -153,16 +153,24 @@ private func escaped(_ text: String) -> String {
 private struct Drawing {
     let title: String
     let lines: [Line]
-    let isLogarithmic: Bool
+    private let x: Axis
+    private let y: Axis
+    private let byteUnit: Unit
+    private let timeUnit: Unit
+    private let endLabels: [(text: String, y: Double)]
 
-    private let (left, top, plotWidth, plotHeight) = (78.0, 46.0, 600.0, 400.0)
-    private let labelRoom = 26.0
+    private let left = 78.0
+    private let top = 46.0
+    private let plotWidth = 600.0
+    private let plotHeight = 400.0
     private let legendRow = 21.0
     private let characterWidth = 6.6
 
     private var right: Double { left + plotWidth }
     private var bottom: Double { top + plotHeight }
-    private var legendLeft: Double { right + labelRoom + 18 }
+    private var legendLeft: Double {
+        right + 30 + Double(endLabels.map(\.text.count).max() ?? 0) * characterWidth
+    }
     private var width: Double {
         let longest = lines.map(\.name.count).max() ?? 0
         return legendLeft + 88 + Double(longest) * characterWidth + 14
@@ -171,18 +179,24 @@ private struct Drawing {
         max(bottom + 56, top + Double(lines.count + 1) * legendRow + 12)
     }
 
-    var document: String {
+    init(title: String, lines: [Line], isLogarithmic: Bool) {
+        self.title = title
+        self.lines = lines
         let points = lines.flatMap(\.points)
         let most = points.map(\.bytes).max() ?? 0
         let longest = points.map(\.seconds).max() ?? 0
-        let bytes = Unit.bytes(upTo: most)
-        let time = Unit.time(upTo: longest)
         let least = points.map(\.bytes).min() ?? 0
-        let y =
+        byteUnit = Unit.bytes(upTo: most)
+        timeUnit = Unit.time(upTo: longest)
+        y =
             isLogarithmic && least > 0
             ? Axis(logarithmicFrom: least, to: most)
-            : Axis(linearUpTo: most, unit: bytes.factor)
-        let x = Axis(timeUpTo: longest, unit: time.factor)
+            : Axis(linearUpTo: most, unit: byteUnit.factor)
+        x = Axis(timeUpTo: longest, unit: timeUnit.factor)
+        endLabels = Self.labels(lines, y, bottom: top + plotHeight, plotHeight: plotHeight)
+    }
+
+    var document: String {
         var parts = [
             """
             <svg xmlns="http://www.w3.org/2000/svg" width="\(number(width))" \
@@ -195,48 +209,50 @@ private struct Drawing {
             """,
             text(title, left, 24, "font-size=\"16\" font-weight=\"bold\""),
         ]
-        parts += yAxis(y, bytes) + xAxis(x, time)
-        parts += lines.map { polyline($0, x, y) }
-        parts += legend() + labels(x, y)
+        parts += yAxis() + xAxis()
+        parts += lines.map(polyline)
+        parts += legend()
+        parts += endLabels.map { text($0.text, right + 5, $0.y + 4, "class=\"end\"") }
         return parts.joined(separator: "\n") + "\n</svg>\n"
     }
 
-    private func yAxis(_ axis: Axis, _ unit: Unit) -> [String] {
-        let ticks = axis.ticks.flatMap { value in
-            let place = bottom - axis.fraction(value) * plotHeight
+    private func yAxis() -> [String] {
+        let ticks = y.ticks.flatMap { value in
+            let place = bottom - y.fraction(value) * plotHeight
             return [
                 rule(left, place, right, place, "#dddddd"), rule(left - 5, place, left, place),
-                text(number(value / unit.factor), left - 9, place + 4, "text-anchor=\"end\""),
+                text(number(value / byteUnit.factor), left - 9, place + 4, "text-anchor=\"end\""),
             ]
         }
         let middle = number(top + plotHeight / 2)
         return ticks + [
             rule(left, top, left, bottom),
             text(
-                "VmPTE, \(unit.name)\(axis.isLogarithmic ? ", logarithmic" : "")", 18,
-                top + plotHeight / 2, "text-anchor=\"middle\" transform=\"rotate(-90 18 \(middle))\""
+                "VmPTE, \(byteUnit.name)\(y.isLogarithmic ? ", logarithmic" : "")", 18,
+                top + plotHeight / 2,
+                "text-anchor=\"middle\" transform=\"rotate(-90 18 \(middle))\""
             ),
         ]
     }
 
-    private func xAxis(_ axis: Axis, _ unit: Unit) -> [String] {
-        let ticks = axis.ticks.flatMap { value in
-            let place = left + axis.fraction(value) * plotWidth
+    private func xAxis() -> [String] {
+        let ticks = x.ticks.flatMap { value in
+            let place = left + x.fraction(value) * plotWidth
             return [
                 rule(place, bottom, place, bottom + 5),
                 text(
-                    number(value / unit.factor), place, bottom + 19, "text-anchor=\"middle\""),
+                    number(value / timeUnit.factor), place, bottom + 19, "text-anchor=\"middle\""),
             ]
         }
         return ticks + [
             rule(left, bottom, right, bottom),
             text(
-                "simulated time, \(unit.name)", left + plotWidth / 2, bottom + 40,
+                "simulated time, \(timeUnit.name)", left + plotWidth / 2, bottom + 40,
                 "text-anchor=\"middle\""),
         ]
     }
 
-    private func polyline(_ line: Line, _ x: Axis, _ y: Axis) -> String {
+    private func polyline(_ line: Line) -> String {
         let points = line.points.map { point in
             "\(number(left + x.fraction(point.seconds) * plotWidth)),"
                 + number(bottom - y.fraction(point.bytes) * plotHeight)
@@ -263,9 +279,13 @@ private struct Drawing {
     }
 
     /// The numbers at the right ends. Ends that are too near to each other share a label.
-    private func labels(_ x: Axis, _ y: Axis) -> [String] {
+    private static func labels(
+        _ lines: [Line], _ y: Axis, bottom: Double, plotHeight: Double
+    ) -> [(text: String, y: Double)] {
         let ends = lines.enumerated().compactMap { index, line in
-            line.points.last.map { (number: index + 1, y: bottom - y.fraction($0.bytes) * plotHeight) }
+            line.points.last.map {
+                (number: index + 1, y: bottom - y.fraction($0.bytes) * plotHeight)
+            }
         }.sorted { ($0.y, $0.number) < ($1.y, $1.number) }
         var groups: [(numbers: [Int], y: Double)] = []
         for end in ends {
@@ -275,9 +295,7 @@ private struct Drawing {
                 groups.append(([end.number], end.y))
             }
         }
-        return groups.map { group in
-            text(Self.list(group.numbers.sorted()), right + 5, group.y + 4, "class=\"end\"")
-        }
+        return groups.map { (list($0.numbers.sorted()), $0.y) }
     }
 
     /// "1-3,7"
