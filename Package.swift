@@ -97,6 +97,11 @@ let package = Package(
             dependencies: ["CPlayer", "CLinuxMM", "LiveSpace", "PageTableModel", "ReclaimCore"],
             swiftSettings: hostSettings),
 
+        // Policies beside each other on the model: what each of them leaves, and what it costs.
+        .target(
+            name: "PageTableSimulator", dependencies: ["PageTableModel", "ReclaimCore"],
+            swiftSettings: hostSettings),
+
         // Looking at processes, this one and others.
         .target(
             name: "ProcFS", dependencies: ["ReclaimCore", "CLinuxMM", "CStatsPage"],
@@ -105,6 +110,7 @@ let package = Package(
             name: "PTReclaimCLI",
             dependencies: [
                 "ProcFS", "TraceFile", "CLinuxMM", "Conformance", "PageTableModel",
+                "PageTableSimulator", "ReclaimCore",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: hostSettings),
 
@@ -134,6 +140,10 @@ let package = Package(
         .executableTarget(
             name: "call-cost", dependencies: ["PTReclaim", "LiveSpace", "ReclaimCore", "CLinuxMM"],
             path: "Benchmarks/Call", swiftSettings: hostSettings),
+        // Built in release mode, too: how fast the model is.
+        .executableTarget(
+            name: "model-speed", dependencies: ["PageTableModel", "ReclaimCore", "CLinuxMM"],
+            path: "Benchmarks/Model", swiftSettings: hostSettings),
         // The churn and the torture run inside jemalloc, in C, so that nothing but the allocator
         // is measured and every byte that changes is the shim's fault.
         .executableTarget(
@@ -181,6 +191,9 @@ let package = Package(
         .testTarget(
             name: "ConformanceTests",
             dependencies: ["Conformance", "PageTableModel", "ReclaimCore", "TestSupport"],
+            swiftSettings: hostSettings),
+        .testTarget(
+            name: "PageTableSimulatorTests", dependencies: ["PageTableSimulator"],
             swiftSettings: hostSettings),
         .testTarget(
             name: "CommandTests", dependencies: ["ProcFS", "TestSupport"],

@@ -10,7 +10,7 @@ struct Benchmarks: ParsableCommand {
         commandName: "Benchmarks",
         abstract: "Shows what the preload library does for servers with jemalloc."
             + " Without a subcommand: churn.",
-        subcommands: [Churn.self, Variants.self, Speed.self, Idle.self, Call.self],
+        subcommands: [Churn.self, Variants.self, Speed.self, Idle.self, Call.self, Model.self],
         defaultSubcommand: Churn.self)
 }
 

@@ -10,7 +10,9 @@ struct PTReclaimCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "ptreclaim",
         abstract: "Shows the page tables that a process keeps for nothing, and removes them.",
-        subcommands: [Inspect.self, Run.self, Simulate.self, Stats.self, Conform.self])
+        subcommands: [
+            Inspect.self, Run.self, Simulate.self, MeasureCosts.self, Stats.self, Conform.self,
+        ])
 
     static func main() {
         do {

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import Foundation
+internal import PageTableSimulator
+
+struct MeasureCosts: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "costs",
+        abstract: "Measures what page tables cost on this machine, for ptreclaim simulate.",
+        discussion: """
+            Needs no privilege. What cannot be measured keeps its default, and is named.
+
+            Examples:
+              ptreclaim costs
+              ptreclaim costs --json costs.json && ptreclaim simulate --costs costs.json
+            """)
+
+    @Option(help: "Write the costs to this file.")
+    var json: String?
+
+    @Option(help: "How often each is measured, 512 times where it is short.")
+    var rounds = 9
+
+    func validate() throws {
+        guard (1...1000).contains(rounds) else {
+            throw ValidationError("--rounds must be 1 to 1000.")
+        }
+    }
+
+    func run() throws {
+        var meter = CostMeter()
+        do { try meter.measure(rounds: rounds) } catch {
+            PTReclaimCommand.fail("\(error)", command: "costs")
+        }
+        var costs = Costs.default
+        costs.measuredOn = Self.machine()
+        for (cost, figure) in meter.figures { costs[cost] = figure.median }
+        if let json {
+            do { try costs.json().write(to: URL(fileURLWithPath: json)) } catch {
+                PTReclaimCommand.fail(
+                    "\(json): \(error.localizedDescription)", command: "costs")
+            }
+        }
+        print(costs.measuredOn)
+        print(Self.table(costs, meter))
+        for cost in Cost.allCases {
+            guard let reason = meter.missing[cost] else { continue }
+            PTReclaimCommand.note("\(cost.name) keeps its default: \(reason)", command: "costs")
+        }
+    }
+
+    private static func table(_ costs: Costs, _ meter: CostMeter) -> String {
+        let head = ["cost", "ns", "quarter", "three quarters", "meaning"]
+        let rows = Cost.allCases.map { cost in
+            let figure = meter.figures[cost]
+            return [
+                cost.name, decimal(costs[cost]), figure.map { decimal($0.low) } ?? "default",
+                figure.map { decimal($0.high) } ?? "default", cost.meaning,
+            ]
+        }
+        let widths = head.indices.map { column in
+            ([head] + rows).map { $0[column].count }.max() ?? 0
+        }
+        return ([head] + rows).map { row in
+            row.indices.map { column in
+                let gap = String(repeating: " ", count: widths[column] - row[column].count)
+                return switch column {
+                case 0: row[column] + gap
+                case head.count - 1: row[column]
+                default: gap + row[column]
+                }
+            }.joined(separator: "  ")
+        }.joined(separator: "\n")
+    }
+
+    private static func decimal(_ value: Double) -> String {
+        String(format: value < 100 ? "%.1f" : "%.0f", value)
+    }
+
+    /// Machine, kernel and day.
+    private static func machine() -> String {
+        let lines = text("/proc/cpuinfo").split(separator: "\n")
+        let model = lines.first { $0.hasPrefix("model name") }?.split(separator: ":").last
+        let cpu = model?.trimmingCharacters(in: .whitespaces) ?? "unknown CPU"
+        let day = Date.now.ISO8601Format(.iso8601Date(timeZone: .gmt))
+        let count = ProcessInfo.processInfo.activeProcessorCount
+        return "\(cpu), \(count) CPUs, Linux \(text("/proc/sys/kernel/osrelease")), \(day)"
+    }
+
+    private static func text(_ path: String) -> String {
+        ((try? String(contentsOfFile: path, encoding: .utf8)) ?? "")
+            .trimmingCharacters(in: .whitespacesAndNewlines)
+    }
+}
