@@ -42,7 +42,10 @@ extension ModelSpace {
             let gibibyte =
                 Self.start(of: address, in: PageGeometry.pmdTableByteCount)
                 + PageGeometry.pmdTableByteCount
-            if tables.hasPUDTable(at: address) { child.tables.allocatePUDTable(for: address) }
+            // hugetlb goes by its pages, and asks for nothing above where there is no PMD table.
+            if vma.kind != .hugetlb, tables.hasPUDTable(at: address) {
+                child.tables.allocatePUDTable(for: address)
+            }
             if tables.hasPMDTable(at: address) { child.tables.allocateUpperTables(for: address) }
             address = gibibyte
         }

@@ -175,6 +175,15 @@ struct RegressionTests {
             madvise A+512..A+513 free
             """
         ),
+        (
+            "a child of hugetlb gets no tables above holes",
+            """
+            mmap A-512..A+1 hugetlb rw
+            write A+511 1
+            mmap A+0..A+1 hugetlb none
+            fork
+            """
+        ),
     ]
 
     @Test(arguments: texts)
