@@ -84,6 +84,10 @@ let package = Package(
         .target(
             name: "PageTableModel", dependencies: ["ReclaimCore"], swiftSettings: hostSettings),
 
+        // Workloads played on the model, under each policy that frees PTE tables or does not.
+        .target(
+            name: "PageTableSimulator", dependencies: ["PageTableModel", "ReclaimCore"],
+            swiftSettings: hostSettings),
         // What the preload library recorded, read and replayed on the model.
         .target(
             name: "TraceFile", dependencies: ["ReclaimCore", "PageTableModel", "CTraceFile"],
@@ -105,7 +109,9 @@ let package = Package(
             name: "PTReclaimCLI",
             dependencies: [
                 "ProcFS", "TraceFile", "CLinuxMM", "Conformance", "PageTableModel",
+                "PageTableSimulator",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "TextTable", package: "TextTable"),
             ], swiftSettings: hostSettings),
 
         // The libraries for any program: one to preload, one to call from C.
@@ -181,6 +187,10 @@ let package = Package(
         .testTarget(
             name: "ConformanceTests",
             dependencies: ["Conformance", "PageTableModel", "ReclaimCore", "TestSupport"],
+            swiftSettings: hostSettings),
+        .testTarget(
+            name: "PageTableSimulatorTests",
+            dependencies: ["PageTableSimulator", "PageTableModel", "ReclaimCore"],
             swiftSettings: hostSettings),
         .testTarget(
             name: "CommandTests", dependencies: ["ProcFS", "TestSupport"],
