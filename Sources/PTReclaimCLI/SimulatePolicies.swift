@@ -117,7 +117,8 @@ struct SimulatePolicies {
     /// The most memory that this process had at one time so far.
     private static func peakByteCount() -> UInt {
         var usage = rusage()
-        guard unsafe getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage) == 0 else { return 0 }
+        let who = __rusage_who_t(RUSAGE_SELF.rawValue)
+        guard unsafe getrusage(who, &usage) == 0 else { return 0 }
         return UInt(usage.ru_maxrss) * 1024
     }
 }

@@ -18,15 +18,18 @@ struct ChurnParameters: Sendable {
     /// Of the extents, at the peak and in the valley of each round.
     var peakShare: Double
     var valleyShare: Double
+    /// Of the regions: those that are given up as a whole in a round.
+    var emptiedShare: Double
     var rounds: Int
     var seconds: Double
 
-    /// 4 GiB of keys that grow, so that old extents do not fit.
+    /// 4 GiB of address space, keys that grow, so that old extents do not fit.
     static func redis(scale: Double) -> ChurnParameters {
         ChurnParameters(
             name: "redis", meaning: "keys that grow, old ones go", arenaCount: 1,
-            regionsPerArena: max(2, Int((64 * scale).rounded())), regionSpans: 64,
-            extentPages: 8...448, peakShare: 0.9, valleyShare: 0.1, rounds: 24, seconds: 3600)
+            regionsPerArena: max(2, Int((32 * scale).rounded())), regionSpans: 64,
+            extentPages: 8...448, peakShare: 0.9, valleyShare: 0.1, emptiedShare: 0.6,
+            rounds: 16, seconds: 3600)
     }
 
     /// 256 arenas of 256 MiB.
@@ -34,7 +37,8 @@ struct ChurnParameters: Sendable {
         ChurnParameters(
             name: "arenas", meaning: "256 threads, an arena each", arenaCount: 256,
             regionsPerArena: max(1, Int((32 * scale).rounded())), regionSpans: 4,
-            extentPages: 4...1024, peakShare: 0.7, valleyShare: 0.05, rounds: 24, seconds: 3600)
+            extentPages: 16...1024, peakShare: 0.7, valleyShare: 0.1, emptiedShare: 0.5,
+            rounds: 8, seconds: 3600)
     }
 
     func workload(seed: UInt64) -> Workload {
@@ -50,6 +54,7 @@ struct ChurnParameters: Sendable {
                     "\(Int(peakShare * 100)) % at the peak of each of \(rounds) rounds, "
                         + "\(Int(valleyShare * 100)) % after it"
                 ),
+                ("regions given up as a whole", "\(Int(emptiedShare * 100)) % in each round"),
                 ("time", "\(Int(seconds)) s"), ("seed", "\(seed)"),
             ], seconds: seconds, base: Workload.base
         ) { simulation in
@@ -95,10 +100,13 @@ private struct Churn {
         }
     }
 
+    private var regionByteCount: UInt {
+        UInt(parameters.regionSpans) * PageGeometry.spanByteCount
+    }
+
     private mutating func grow(_ arena: Int, _ number: Int, _ simulation: Simulation) throws {
-        let byteCount = UInt(parameters.regionSpans) * PageGeometry.spanByteCount
-        let start = Workload.base + UInt(number * arenas.count + arena) * byteCount
-        let region = AddressRange(start: start, end: start + byteCount)
+        let start = Workload.base + UInt(number * arenas.count + arena) * regionByteCount
+        let region = AddressRange(start: start, end: start + regionByteCount)
         try simulation.map(region)
         var from = start
         while from < region.end {
@@ -121,9 +129,18 @@ private struct Churn {
     }
 
     private mutating func giveUp(_ arena: Int, _ simulation: Simulation) throws {
-        let share = 1 - parameters.valleyShare / parameters.peakShare
-        for index in arenas[arena].indices
-        where arenas[arena][index].isUsed && random.isBelow(share) {
+        var region: UInt?
+        var share = 1.0
+        for index in arenas[arena].indices {
+            let start = arenas[arena][index].range.start
+            let number = (start - Workload.base) / regionByteCount
+            if number != region {
+                region = number
+                share =
+                    random.isBelow(parameters.emptiedShare)
+                    ? 1 : 1 - parameters.valleyShare / parameters.peakShare
+            }
+            guard arenas[arena][index].isUsed, random.isBelow(share) else { continue }
             try simulation.purge(arenas[arena][index].range)
             arenas[arena][index].isUsed = false
         }

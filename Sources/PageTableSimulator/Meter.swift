@@ -11,13 +11,10 @@ public struct Work: Equatable, Sendable {
     public internal(set) var entriesRead = 0
     private var counts = [Int](repeating: 0, count: Cost.allCases.count)
 
-    private static let numbers = Dictionary(
-        uniqueKeysWithValues: Cost.allCases.enumerated().map { ($1, $0) })
-
     /// How many times a cost arose.
     public internal(set) subscript(cost: Cost) -> Int {
-        get { counts[Self.numbers[cost] ?? 0] }
-        set { counts[Self.numbers[cost] ?? 0] = newValue }
+        get { counts[Cost.allCases.firstIndex(of: cost) ?? 0] }
+        set { counts[Cost.allCases.firstIndex(of: cost) ?? 0] = newValue }
     }
 
     /// CPU time in seconds.

@@ -2,12 +2,13 @@
 
 internal import ReclaimCore
 
-/// A guest with virtio-mem: memory is plugged, which the guest writes, and unplugged in another
-/// order, which QEMU answers by `MADV_DONTNEED` over the block.
+/// A guest with virtio-mem: memory is plugged, which the guest writes, and unplugged,
+/// which QEMU answers by `MADV_DONTNEED` over the block. The driver of Linux plugs from the bottom
+/// up and unplugs from the top down; blocks with pages that cannot be moved stay.
 struct PlugParameters: Sendable {
     var blockSpans: Int
     var guestByteCount: UInt
-    /// The part that is never unplugged.
+    /// Of the blocks: those that cannot be unplugged, others in each cycle.
     var keptShare = 1.0 / 64
     var cycles = 3
     var seconds = 3 * 3600.0
@@ -24,7 +25,7 @@ struct PlugParameters: Sendable {
             name: "virtio-mem-\(blockSpans * 2)m", meaning: "plug and unplug",
             parameters: [
                 ("guest", "\(guestByteCount >> 20) MiB"), ("block", "\(blockSpans * 2) MiB"),
-                ("cycles", "\(cycles): all is plugged and written, then all but 1/64 goes"),
+                ("cycles", "\(cycles): all is plugged and written, then all but 1/64, at random, goes"),
                 ("time", "\(Int(seconds)) s"), ("seed", "\(seed)"),
             ], seconds: seconds, base: Workload.base
         ) { try play($0, seed: seed) }
@@ -40,22 +41,23 @@ struct PlugParameters: Sendable {
             let start = guest.start + UInt(number) * blockByteCount
             return AddressRange(start: start, end: start + blockByteCount)
         }
-        let keptCount = Int(Double(count) * keptShare)
         let step = seconds / Double(cycles * 2 * 16)
-        var order = Array(keptCount..<count)
         try simulation.map(guest)
-        for number in 0..<keptCount { try simulation.use(block(number), isNew: true) }
+        var isPlugged = [Bool](repeating: false, count: count)
         for cycle in 0..<cycles {
             for part in 0..<16 {
-                for number in order[order.count * part / 16..<order.count * (part + 1) / 16] {
+                for number in count * part / 16..<count * (part + 1) / 16
+                where !isPlugged[number] {
                     try simulation.use(block(number), isNew: cycle == 0)
+                    isPlugged[number] = true
                 }
                 try simulation.tick(step)
             }
-            order.shuffle(using: &random)
-            for part in 0..<16 {
-                for number in order[order.count * part / 16..<order.count * (part + 1) / 16] {
+            for part in (0..<16).reversed() {
+                for number in (count * part / 16..<count * (part + 1) / 16).reversed()
+                where !random.isBelow(keptShare) {
                     try simulation.purge(block(number))
+                    isPlugged[number] = false
                 }
                 try simulation.tick(step)
             }

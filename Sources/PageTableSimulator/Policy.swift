@@ -18,8 +18,10 @@ public enum Policy: Equatable, Sendable {
     case referenceCounted
     case hooks
     case madvise
-    /// - Parameter share: of one CPU.
-    case scan(share: Double)
+    /// - Parameters:
+    ///   - share: of one CPU, while it is at it.
+    ///   - everySeconds: from the start of one round to the next, at least.
+    case scan(share: Double, everySeconds: Double)
     case retainFalse
 
     /// What the policies leave to whoever compares them.
@@ -59,7 +61,7 @@ public enum Policy: Equatable, Sendable {
             .nothing, .ptReclaim, .ptReclaimFree, .call(everySeconds: knobs.everySeconds),
             .hintedCall(everySeconds: knobs.everySeconds),
             .taskWork(delay: knobs.taskWorkDelay, size: knobs.taskWorkSize), .referenceCounted,
-            .hooks, .madvise, .scan(share: knobs.scanShare), .retainFalse,
+            .hooks, .madvise, .scan(share: knobs.scanShare, everySeconds: knobs.everySeconds), .retainFalse,
         ]
     }
 
@@ -95,7 +97,8 @@ public enum Policy: Equatable, Sendable {
         case .referenceCounted: "PTE tables count their entries, freed at 0"
         case .hooks: "our extent hooks: decommit and merge"
         case .madvise: "our madvise mode: a look at the spans of each purge"
-        case .scan(let share): "our scan mode, \(share * 100) % of a CPU"
+        case .scan(let share, let seconds):
+            "our scan mode, \(share * 100) % of a CPU, a round every \(seconds) s"
         case .retainFalse: "munmap instead of MADV_DONTNEED (retain:false)"
         }
     }

@@ -18,6 +18,16 @@ public final class Simulation {
         public var residentByteCount: UInt
     }
 
+    /// What a policy asked of the kernel, by the piece.
+    private struct Calls {
+        /// Of ours: `ReclaimWalk.reclaim`.
+        var reclaims = 0
+        /// A system call, or a piece of work of the kernel.
+        var kernel = 0
+        var maps = 0
+        var unmaps = 0
+    }
+
     public let policy: Policy
     public private(set) var samples: [Sample] = []
     private let model: ModelSpace
@@ -39,7 +49,7 @@ public final class Simulation {
     private var cursor: UInt
     private var budget = 0.0
     private var costs: Costs
-    private var work = Work()
+    private var calls = Calls()
     private var pagesCounted = 0
 
     /// - Parameters:
@@ -58,7 +68,8 @@ public final class Simulation {
         cursor = base
         secondsPerSample = duration / 48
         switch policy {
-        case .call(let seconds), .hintedCall(let seconds): nextCall = seconds
+        case .call(let seconds), .hintedCall(let seconds), .scan(_, let seconds):
+            nextCall = seconds
         case .taskWork(let delay, _): nextCall = delay
         default: nextCall = .infinity
         }
@@ -85,7 +96,7 @@ extension Simulation {
                 guard policy.unmaps else { return }
                 try model.mmap(part)
                 virtualByteCount += part.byteCount
-                work[.mapExtent] += 1
+                calls.maps += 1
             }
         }
         try model.touch(range)
@@ -117,7 +128,7 @@ extension Simulation {
         case .retainFalse:
             try model.munmap(range)
             virtualByteCount -= range.byteCount
-            work[.unmapExtent] += 1
+            calls.unmaps += 1
             unowned.insert(range) { _, _ in }
         }
     }
@@ -141,7 +152,7 @@ extension Simulation {
         case .call(let interval): try call(every: interval)
         case .hintedCall(let interval): try call(every: interval)
         case .taskWork(let delay, let size): try taskWork(elapsed, delay, size)
-        case .scan(let share): try scan(elapsed * share)
+        case .scan(let share, let interval): try scan(elapsed * share, every: interval)
         default: break
         }
         model.settle()
@@ -159,17 +170,10 @@ extension Simulation {
     /// The spans at both ends of a purge; those between were the kernel's.
     private func look(aroundPurged range: AddressRange) throws {
         let mask = PageGeometry.spanByteCount - 1
-        if range.start & mask != 0 || range.byteCount <= mask {
-            try reclaim(Span(containing: range.start).range, access: .shared)
-        }
-        if range.end & mask != 0, Span(containing: range.start) != Span(containing: range.end) {
-            try reclaim(Span(containing: range.end).range, access: .shared)
-        }
-    }
-
-    private func reclaim(_ range: AddressRange, access: ReclaimAccess) throws {
-        _ = try walk.reclaim(range, access: access)
-        work[.call] += 1
+        let outer = AddressRange(start: range.start & ~mask, end: (range.end + mask) & ~mask)
+        if range == outer { return }
+        _ = try walk.reclaim(outer, access: .shared)
+        calls.reclaims += 1
     }
 
     /// `MADV_PT_RECLAIM`: the kernel needs no fence, the lock of the table is one.
@@ -178,11 +182,11 @@ extension Simulation {
         nextCall += (((seconds - nextCall) / interval).rounded(.down) + 1) * interval
         if case .call = policy {
             _ = try walk.reclaim(extent, access: .owned)
-            work[.systemCall] += 1
+            calls.kernel += 1
         } else {
             try hints.removeAll { run in
                 _ = try walk.reclaim(run, access: .owned)
-                work[.systemCall] += 1
+                calls.kernel += 1
             }
         }
     }
@@ -191,7 +195,7 @@ extension Simulation {
         guard seconds >= nextCall else { return }
         let pieces = ((seconds - nextCall) / delay).rounded(.down) + 1
         nextCall += pieces * delay
-        work[.systemCall] += Int(pieces)
+        calls.kernel += Int(pieces)
         // Once round at most: what is looked at twice at one time is looked at in vain.
         var left = UInt(min(pieces * Double(size), Double(extent.byteCount)))
         while left > 0 {
@@ -205,19 +209,24 @@ extension Simulation {
         }
     }
 
-    /// Spends CPU time on looks and frees, round and round, at most one round at a time.
-    private func scan(_ cpuSeconds: Double) throws {
+    /// Spends CPU time on looks and frees; a round begins every `interval` at most.
+    private func scan(_ cpuSeconds: Double, every interval: Double) throws {
+        if cursor >= extent.end || cursor == extent.start {
+            guard seconds >= nextCall else { return }
+            nextCall = seconds + interval
+            cursor = extent.start
+            budget = 0
+        }
         budget += cpuSeconds
         let perTable =
             (costs[.lookAtEmptyTable] + costs[.freeTableInRun] + costs[.fence] / 64) / 1e9
         let tables = budget / max(perTable, 1e-9)
         guard tables >= 64 else { return }
         budget = 0
-        if cursor >= extent.end { cursor = extent.start }
         let report = try walk.reclaim(
             AddressRange(start: cursor, end: extent.end), access: .shared,
             maximumTables: Int(min(tables, 1e9)))
-        work[.call] += 1
+        calls.reclaims += 1
         cursor = report.resumeAddress ?? extent.start
     }
 }
@@ -257,7 +266,11 @@ extension Simulation {
         let tables = model.tables
         let freed = tables.pteTablesMade - tables.pteTableCount
         let rebuilt = tables.pteTablesMade - builtCount
-        var work = work
+        var work = Work()
+        work[.call] = calls.reclaims
+        work[.systemCall] = calls.kernel
+        work[.mapExtent] = calls.maps
+        work[.unmapExtent] = calls.unmaps
         work.tablesScanned = meter.tablesScanned
         work.entriesRead = meter.entriesRead
         work[.buildTable] = rebuilt
