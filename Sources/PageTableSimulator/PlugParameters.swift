@@ -2,9 +2,9 @@
 
 internal import ReclaimCore
 
-/// A guest with virtio-mem: memory is plugged, which the guest writes, and unplugged,
-/// which QEMU answers by `MADV_DONTNEED` over the block. The driver of Linux plugs from the bottom
-/// up and unplugs from the top down; blocks with pages that cannot be moved stay.
+/// A guest with virtio-mem: memory is plugged, which the guest writes, and unplugged, which QEMU
+/// answers by `MADV_DONTNEED` over the block. The driver of Linux plugs from the bottom up and
+/// unplugs from the top down; blocks with pages that cannot be moved stay.
 struct PlugParameters: Sendable {
     var blockSpans: Int
     var guestByteCount: UInt

@@ -61,7 +61,8 @@ public enum Policy: Equatable, Sendable {
             .nothing, .ptReclaim, .ptReclaimFree, .call(everySeconds: knobs.everySeconds),
             .hintedCall(everySeconds: knobs.everySeconds),
             .taskWork(delay: knobs.taskWorkDelay, size: knobs.taskWorkSize), .referenceCounted,
-            .hooks, .madvise, .scan(share: knobs.scanShare, everySeconds: knobs.everySeconds), .retainFalse,
+            .hooks, .madvise, .scan(share: knobs.scanShare, everySeconds: knobs.everySeconds),
+            .retainFalse,
         ]
     }
 
