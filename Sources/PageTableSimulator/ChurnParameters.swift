@@ -68,7 +68,6 @@ private struct Churn {
     private struct Extent {
         let range: AddressRange
         var isUsed = false
-        var isNew = true
     }
 
     private let parameters: ChurnParameters
@@ -107,7 +106,7 @@ private struct Churn {
     private mutating func grow(_ arena: Int, _ number: Int, _ simulation: Simulation) throws {
         let start = Workload.base + UInt(number * arenas.count + arena) * regionByteCount
         let region = AddressRange(start: start, end: start + regionByteCount)
-        try simulation.map(region)
+        try simulation.retain(region)
         var from = start
         while from < region.end {
             let pages =
@@ -122,9 +121,8 @@ private struct Churn {
     private mutating func use(_ arena: Int, _ simulation: Simulation) throws {
         for index in arenas[arena].indices
         where !arenas[arena][index].isUsed && random.isBelow(parameters.peakShare) {
-            try simulation.use(arenas[arena][index].range, isNew: arenas[arena][index].isNew)
+            try simulation.use(arenas[arena][index].range)
             arenas[arena][index].isUsed = true
-            arenas[arena][index].isNew = false
         }
     }
 

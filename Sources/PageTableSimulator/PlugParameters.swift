@@ -25,7 +25,7 @@ struct PlugParameters: Sendable {
             name: "virtio-mem-\(blockSpans * 2)m", meaning: "plug and unplug",
             parameters: [
                 ("guest", "\(guestByteCount >> 20) MiB"), ("block", "\(blockSpans * 2) MiB"),
-                ("cycles", "\(cycles): all is plugged and written, then all but 1/64, at random, goes"),
+                ("cycles", "\(cycles): all is plugged and written, all but 1/64 goes"),
                 ("time", "\(Int(seconds)) s"), ("seed", "\(seed)"),
             ], seconds: seconds, base: Workload.base
         ) { try play($0, seed: seed) }

@@ -87,6 +87,13 @@ extension Simulation {
         extent.end = max(extent.end, range.end)
     }
 
+    /// New address space that the allocator holds, and nobody uses yet.
+    func retain(_ range: AddressRange) throws {
+        if !policy.unmaps { try map(range) }
+        extent.end = max(extent.end, range.end)
+        if policy.unmaps || policy.merges { unowned.insert(range) { _, _ in } }
+    }
+
     /// The allocator hands `range` out, and every page is written.
     ///
     /// - Parameter isNew: it has not been used since it was mapped.
@@ -159,6 +166,9 @@ extension Simulation {
         if seconds >= lastSample + secondsPerSample * 0.999 { takeSample() }
     }
 
+    /// What the sum of many steps may be off.
+    private static let rounding = 1e-3
+
     private static func pageCount(_ range: AddressRange) -> Int {
         Int(range.byteCount / PageGeometry.pageByteCount)
     }
@@ -178,8 +188,8 @@ extension Simulation {
 
     /// `MADV_PT_RECLAIM`: the kernel needs no fence, the lock of the table is one.
     private func call(every interval: Double) throws {
-        guard seconds >= nextCall else { return }
-        nextCall += (((seconds - nextCall) / interval).rounded(.down) + 1) * interval
+        guard seconds >= nextCall - Self.rounding else { return }
+        nextCall += ((max(0, seconds - nextCall) / interval).rounded(.down) + 1) * interval
         if case .call = policy {
             _ = try walk.reclaim(extent, access: .owned)
             calls.kernel += 1
@@ -192,8 +202,8 @@ extension Simulation {
     }
 
     private func taskWork(_ elapsed: Double, _ delay: Double, _ size: UInt) throws {
-        guard seconds >= nextCall else { return }
-        let pieces = ((seconds - nextCall) / delay).rounded(.down) + 1
+        guard seconds >= nextCall - Self.rounding else { return }
+        let pieces = (max(0, seconds - nextCall) / delay).rounded(.down) + 1
         nextCall += pieces * delay
         calls.kernel += Int(pieces)
         // Once round at most: what is looked at twice at one time is looked at in vain.
@@ -212,7 +222,7 @@ extension Simulation {
     /// Spends CPU time on looks and frees; a round begins every `interval` at most.
     private func scan(_ cpuSeconds: Double, every interval: Double) throws {
         if cursor >= extent.end || cursor == extent.start {
-            guard seconds >= nextCall else { return }
+            guard seconds >= nextCall - Self.rounding else { return }
             nextCall = seconds + interval
             cursor = extent.start
             budget = 0
