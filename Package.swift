@@ -11,6 +11,13 @@ let hostSettings: [SwiftSetting] = [
     .enableUpcomingFeature("ExistentialAny"),
 ]
 
+/// The model and what plays on it: no product links them. Release builds do not check for exclusive
+/// access, which was a third of the time of a simulation; debug builds, and with them the tests, do.
+let modelSettings: [SwiftSetting] =
+    hostSettings + [
+        .unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release))
+    ]
+
 /// The Swift core inside the preload library. It shares every source file with `ReclaimCore` and
 /// `LiveSpace` (Shim/Core holds links to them), compiled as one module so that `Embedded` can
 /// specialise all of it: no runtime, no metadata. `-no-allocations` turns a hidden heap allocation,
@@ -82,8 +89,12 @@ let package = Package(
             name: "PTReclaim", dependencies: ["ReclaimCore", "LiveSpace"],
             swiftSettings: hostSettings),
         .target(
-            name: "PageTableModel", dependencies: ["ReclaimCore"], swiftSettings: hostSettings),
+            name: "PageTableModel", dependencies: ["ReclaimCore"], swiftSettings: modelSettings),
 
+        // Workloads played on the model, under each policy that frees PTE tables or does not.
+        .target(
+            name: "PageTableSimulator", dependencies: ["PageTableModel", "ReclaimCore"],
+            swiftSettings: modelSettings),
         // What the preload library recorded, read and replayed on the model.
         .target(
             name: "TraceFile", dependencies: ["ReclaimCore", "PageTableModel", "CTraceFile"],
@@ -97,11 +108,6 @@ let package = Package(
             dependencies: ["CPlayer", "CLinuxMM", "LiveSpace", "PageTableModel", "ReclaimCore"],
             swiftSettings: hostSettings),
 
-        // Policies beside each other on the model: what each of them leaves, and what it costs.
-        .target(
-            name: "PageTableSimulator", dependencies: ["PageTableModel", "ReclaimCore"],
-            swiftSettings: hostSettings),
-
         // Looking at processes, this one and others.
         .target(
             name: "ProcFS", dependencies: ["ReclaimCore", "CLinuxMM", "CStatsPage"],
@@ -112,6 +118,7 @@ let package = Package(
                 "ProcFS", "TraceFile", "CLinuxMM", "Conformance", "PageTableModel",
                 "PageTableSimulator", "ReclaimCore",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "TextTable", package: "TextTable"),
             ], swiftSettings: hostSettings),
 
         // The libraries for any program: one to preload, one to call from C.
@@ -193,7 +200,8 @@ let package = Package(
             dependencies: ["Conformance", "PageTableModel", "ReclaimCore", "TestSupport"],
             swiftSettings: hostSettings),
         .testTarget(
-            name: "PageTableSimulatorTests", dependencies: ["PageTableSimulator"],
+            name: "PageTableSimulatorTests",
+            dependencies: ["PageTableSimulator", "PageTableModel", "ReclaimCore"],
             swiftSettings: hostSettings),
         .testTarget(
             name: "CommandTests", dependencies: ["ProcFS", "TestSupport"],

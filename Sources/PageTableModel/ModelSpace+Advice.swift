@@ -101,14 +101,16 @@ extension ModelSpace {
     /// What `MADV_DONTNEED` does to entries: everything goes but guard markers and, in memory that
     /// is not anonymous, the write protection: it becomes a marker or stays one.
     /// The corresponding kernel function is `zap_page_range_single`.
-    func zap(_ part: AddressRange, _ vma: VMA, freesTables: Bool) {
+    func zap(
+        _ part: AddressRange, _ vma: VMA, freesTables: Bool, freesPartially: Bool = false
+    ) {
         splitHugePages(atEndsOf: part)
         splitPages.remove(part)
         let keepsProtection =
             !vma.kind.isAnonymous && vma.attributes.contains(.writeProtectRegistered)
         let dropsMarkers = vma.kind.isAnonymous || mistake == .fileMarkersZapped
         let dropsGuards = mistake == .guardsZapped
-        let freesPartially = mistake == .partialZapFreesTable
+        let freesPartially = freesPartially || mistake == .partialZapFreesTable
         tables.forEachSlot(in: part) { [self] tables, span, place in
             if tables.isHuge(at: span.start) {
                 let entry = tables.entry(at: span.start)

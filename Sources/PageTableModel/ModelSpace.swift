@@ -95,6 +95,7 @@ extension ModelSpace {
     /// The index of the first VMA that ends after `address`; `vmas.count` where there is none.
     /// The corresponding kernel function is `find_vma`.
     func firstIndex(endingAfter address: UInt) -> Int {
+        let vmas = vmas
         var (low, high) = (0, vmas.count)
         while low < high {
             let middle = (low + high) / 2

@@ -28,6 +28,8 @@ public struct PageTables: Sendable {
     public private(set) var pudTableCount = 0
     /// PTE tables that were made since the beginning.
     public private(set) var pteTablesMade = 0
+    /// PTE tables in use whose 512 entries are all none.
+    public private(set) var emptyTableCount = 0
     /// PTE tables that are kept below huge pages.
     public private(set) var depositedTableCount = 0
 
@@ -108,6 +110,20 @@ extension PageTables {
         visit(range) { span, place in
             if slots[place].hasTable { body(span.start, populatedCount(slots[place])) }
             return true
+        }
+    }
+
+    /// PMD tables of which each slot is absent or an empty PTE table.
+    var idlePMDTableCount: Int {
+        pudTables.reduce(0) { count, table in
+            count
+                + table.count { chunk in
+                    guard chunk != Self.noTable else { return false }
+                    let first = Int(chunk) * 512
+                    return !slots[first..<first + 512].contains {
+                        $0 != .absent && $0 != .empty
+                    }
+                }
         }
     }
 
@@ -213,6 +229,7 @@ extension PageTables {
         if slots[place] == .absent {
             slots[place] = .empty
             pteTableCount += 1
+            emptyTableCount += 1
             pteTablesMade += 1
         }
         return place
@@ -263,19 +280,24 @@ extension PageTables {
             pool.transform(table, indices, change)
             if pool.populatedCount(table) == 0, !slots[place].isHuge {
                 pool.release(table)
-                slots[place] = .empty
+                setInUse(.empty, at: place)
             }
             return
         }
         let old = slots[place].run ?? Slot.Run(indices: 0..<0, entry: .none)
         if let run = Self.changed(old, indices, change) {
-            slots[place] = Slot(run)
+            setInUse(Slot(run), at: place)
         } else {
             let table = pool.allocate()
             pool.fill(table, old.indices, with: old.entry)
-            slots[place] = Slot(poolIndex: table)
+            setInUse(Slot(poolIndex: table), at: place)
             self.change(place, indices, change)
         }
+    }
+
+    private mutating func setInUse(_ new: Slot, at place: Int) {
+        emptyTableCount += (new == .empty ? 1 : 0) - (slots[place] == .empty ? 1 : 0)
+        slots[place] = new
     }
 
     /// What becomes of a run, or nil where it would not be one any more.
@@ -334,6 +356,7 @@ extension PageTables {
         let old = slots[place]
         if let table = old.poolIndex, new.poolIndex != table { pool.release(table) }
         pteTableCount += (new.hasTable ? 1 : 0) - (old.hasTable ? 1 : 0)
+        emptyTableCount += (new == .empty ? 1 : 0) - (old == .empty ? 1 : 0)
         depositedTableCount +=
             (new.isHuge && new.hasTable ? 1 : 0) - (old.isHuge && old.hasTable ? 1 : 0)
         slots[place] = new
@@ -440,14 +463,16 @@ extension PageTables {
 
     /// Whether the counts are those of the tables; for tests.
     var countsAreRight: Bool {
-        var (pte, deposited) = (0, 0)
+        var (pte, empty, deposited) = (0, 0, 0)
         let everything = AddressRange(start: 0, end: PageGeometry.userSpaceEnd)
         visit(everything) { _, place in
             pte += slots[place].hasTable ? 1 : 0
+            empty += slots[place] == .empty ? 1 : 0
             deposited += slots[place].isHuge && slots[place].hasTable ? 1 : 0
             return true
         }
-        return pte == pteTableCount && deposited == depositedTableCount
+        return pte == pteTableCount && empty == emptyTableCount
+            && deposited == depositedTableCount
             && pudTables.joined().count { $0 != Self.noTable } == pmdTableCount
             && pudTables.count { !$0.isEmpty } == pudTableCount
     }

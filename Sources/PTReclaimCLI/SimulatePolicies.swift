@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Foundation
+internal import Glibc
+internal import PageTableSimulator
+internal import TextTable
+
+/// A workload under one policy after the other, as a command shows it.
+struct SimulatePolicies {
+    let workload: Workload
+    let policies: [Policy]
+    let costsPath: String?
+    let csvPath: String?
+    let svgPath: String?
+
+    /// An outcome, and what it took to get it.
+    private struct Row {
+        let outcome: Outcome
+        let cpuSeconds: Double
+        let wallSeconds: Double
+        let peakByteCount: UInt
+    }
+
+    static func list(_ knobs: Policy.Knobs) -> String {
+        let workloads = Workload.names.map { line($0.name, $0.meaning) }
+        let policies = Policy.all(knobs).map { line($0.name, $0.meaning) }
+        return (["workloads:"] + workloads + ["policies:"] + policies).joined(separator: "\n")
+    }
+
+    private static func line(_ name: String, _ meaning: String) -> String {
+        "  " + name.padding(toLength: 24, withPad: " ", startingAt: 0) + meaning
+    }
+
+    func run() throws {
+        let costs = readCosts()
+        print("\(workload.name): \(workload.meaning)")
+        for (name, value) in workload.parameters { print(Self.line(name, value)) }
+        print("costs in ns, measured on \(costs.measuredOn):")
+        for cost in Cost.allCases { print(Self.line("\(cost) \(costs[cost])", cost.meaning)) }
+        print()
+        var comparison = Comparison(workload, costs: costs)
+        var rows: [Row] = []
+        for policy in policies {
+            let clock = ContinuousClock()
+            let start = clock.now
+            let outcome = try comparison.run(policy)
+            let elapsed = (clock.now - start) / .seconds(1)
+            rows.append(
+                Row(
+                    outcome: outcome, cpuSeconds: outcome.work.seconds(costs),
+                    wallSeconds: elapsed, peakByteCount: Self.peakByteCount()))
+        }
+        Self.show(rows)
+        if let csvPath { write(comparison.csv, to: csvPath) }
+        if let svgPath { write(comparison.svg, to: svgPath) }
+    }
+
+    private func readCosts() -> Costs {
+        guard let costsPath else { return .default }
+        do {
+            return try Costs.read(from: Data(contentsOf: URL(fileURLWithPath: costsPath)))
+        } catch let error as CostsError {
+            PTReclaimCommand.fail("\(costsPath): \(error)", command: "simulate", status: 2)
+        } catch {
+            PTReclaimCommand.fail(
+                "\(costsPath): cannot be read", command: "simulate", status: 2)
+        }
+    }
+
+    private func write(_ text: String, to path: String) {
+        do {
+            try text.write(toFile: path, atomically: false, encoding: .utf8)
+        } catch {
+            PTReclaimCommand.fail("\(path): \(error.localizedDescription)", command: "simulate")
+        }
+    }
+
+    private static func show(_ rows: [Row]) {
+        let table = TextTable<Row> { row in
+            let outcome = row.outcome
+            let idle = outcome.idleUpperByteCount
+            return [
+                Column(title: "policy", value: outcome.policy.name),
+                Column(title: "VIRT", value: bytes(outcome.end.virtualByteCount), align: .right),
+                Column(title: "RES", value: bytes(outcome.end.residentByteCount), align: .right),
+                Column(title: "VmPTE", value: bytes(outcome.end.vmPTEByteCount), align: .right),
+                Column(title: "waste", value: bytes(outcome.end.wasteByteCount), align: .right),
+                Column(title: "PMD+PUD", value: bytes(outcome.end.upperByteCount), align: .right),
+                Column(title: "idle", value: bytes(idle), align: .right),
+                Column(title: "scanned", value: outcome.work.tablesScanned, align: .right),
+                Column(title: "entries read", value: outcome.work.entriesRead, align: .right),
+                Column(title: "freed", value: outcome.tablesFreed, align: .right),
+                Column(title: "rebuilt", value: outcome.tablesRebuilt, align: .right),
+                Column(title: "CPU s", value: decimal(row.cpuSeconds), align: .right),
+                Column(title: "run s", value: decimal(row.wallSeconds), align: .right),
+                Column(title: "peak", value: bytes(row.peakByteCount), align: .right),
+            ]
+        }
+        table.print(rows)
+    }
+
+    private static func bytes(_ byteCount: UInt) -> String {
+        let value = Double(byteCount)
+        for (unit, name) in [(0x1p40, "TiB"), (0x1p30, "GiB"), (0x1p20, "MiB")]
+        where value >= unit {
+            return "\(decimal(value / unit)) \(name)"
+        }
+        return "\(byteCount >> 10) KiB"
+    }
+
+    private static func decimal(_ value: Double) -> String { String(format: "%.2f", value) }
+
+    /// The most memory that this process had at one time so far.
+    private static func peakByteCount() -> UInt {
+        var usage = rusage()
+        let who = __rusage_who_t(RUSAGE_SELF.rawValue)
+        guard unsafe getrusage(who, &usage) == 0 else { return 0 }
+        return UInt(usage.ru_maxrss) * 1024
+    }
+}
