@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import PageTableModel
 internal import ReclaimCore
 
 /// Arenas whose extents are used and given up at random.

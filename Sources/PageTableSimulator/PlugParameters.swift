@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import PageTableModel
 internal import ReclaimCore
 
 /// A guest with virtio-mem: memory is plugged, which the guest writes, and unplugged, which QEMU

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import PageTableModel
 internal import ReclaimCore
 
 /// The server that was reported: VIRT 55 TiB, RES 590 GiB, VmPTE 110 GiB, 108 GiB of it empty.

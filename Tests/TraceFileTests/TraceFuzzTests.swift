@@ -2,6 +2,7 @@
 
 import CTraceFile
 import Foundation
+import PageTableModel
 import ReclaimCore
 import Testing
 import TraceFile

@@ -14,3 +14,15 @@ public struct SplitMix64: RandomNumberGenerator, Sendable {
         return z ^ (z >> 31)
     }
 }
+
+extension SplitMix64 {
+    /// A number below `bound`, which is below 2^32.
+    public mutating func next(below bound: Int) -> Int {
+        Int(next() >> 32 &* UInt64(bound) >> 32)
+    }
+
+    /// True for `share` of the calls.
+    public mutating func isBelow(_ share: Double) -> Bool {
+        Double(next() >> 11) * 0x1p-53 < share
+    }
+}
