@@ -68,6 +68,7 @@ extension ModelSpace: AddressSpace {
     }
 
     private func firstHiddenTable(in range: AddressRange) -> Span? {
+        guard hasBeenRegistered else { return nil }
         for index in indices(overlapping: range)
         where vmas[index].attributes.contains(.writeProtectRegistered) {
             return Span(containing: max(vmas[index].start, range.start))

@@ -16,6 +16,7 @@ extension ModelSpace {
     public func register(_ range: AddressRange, writeProtect: Bool) throws(ModelError) {
         let wanted: VMA.Attributes = writeProtect ? .writeProtectRegistered : .missingRegistered
         try checkRegistration(range, checksEnd: true)
+        hasBeenRegistered = true
         try eachVMA(in: range) { [self] index, part throws(ModelError) in
             guard !vmas[index].attributes.contains(wanted) else { return }
             try setAttributes(index, part, pageOffset: offsetForMerging(index)) { attributes in

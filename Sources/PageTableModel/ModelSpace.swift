@@ -41,6 +41,8 @@ public final class ModelSpace {
     /// What the last operation left open.
     var open = OpenOutcomes()
     var anonVMACount = 0
+    /// Whether anything was ever registered; looks are faster where not.
+    var hasBeenRegistered = false
 
     public init(profile: KernelProfile, backend: Backend) {
         self.profile = profile
@@ -65,6 +67,7 @@ public final class ModelSpace {
         copy.mistake = mistake
         copy.open = open
         copy.anonVMACount = anonVMACount
+        copy.hasBeenRegistered = hasBeenRegistered
         return copy
     }
 

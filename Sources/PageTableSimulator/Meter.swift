@@ -13,8 +13,8 @@ public struct Work: Equatable, Sendable {
 
     /// How many times a cost arose.
     public internal(set) subscript(cost: Cost) -> Int {
-        get { counts[Cost.allCases.firstIndex(of: cost) ?? 0] }
-        set { counts[Cost.allCases.firstIndex(of: cost) ?? 0] = newValue }
+        get { counts[cost.rawValue] }
+        set { counts[cost.rawValue] = newValue }
     }
 
     /// CPU time in seconds.

@@ -32,7 +32,7 @@ extension ReclaimWalk {
     public func reclaim(
         _ range: AddressRange, access: ReclaimAccess, maximumTables: Int = .max
     ) throws(ReclaimError) -> ReclaimReport {
-        var pass = Pass(tablesLeft: maximumTables)
+        var pass = WalkProgress(tablesLeft: maximumTables)
         pass.report.vmPTEBefore = space.vmPTEByteCount()
         pass.report.kept[.partial] = partialSpanCount(of: range)
         var rest = range.wholeSpans
@@ -53,23 +53,10 @@ extension ReclaimWalk {
         return report(of: pass)
     }
 
-    private struct Pass {
-        var report = ReclaimReport()
-        /// How many existing tables may still be looked at.
-        var tablesLeft: Int
-        /// Frees of which no look can tell whether there was a table.
-        var hidden = 0
-
-        mutating func keep(_ count: Int, _ reason: KeptReason) {
-            report.tablesExamined += count
-            report.kept[reason] += count
-        }
-    }
-
     /// Examines spans of one mapping, lowest first. Returns where it stopped.
     private func examine(
         _ spans: SpanRun, _ mapping: Mapping, _ verdict: EligibilityRule.Verdict,
-        _ pass: inout Pass
+        _ pass: inout WalkProgress
     ) throws(ReclaimError) -> UInt {
         // Nothing is there, or nothing that a look could make sense of.
         if case .keep(let reason) = verdict, reason == .unmapped || reason == .specialVMA {
@@ -96,7 +83,7 @@ extension ReclaimWalk {
     /// Frees the empty tables of `run` as the verdict says, looks again, and counts.
     private func reclaim(
         _ run: SpanRun, _ mapping: Mapping, _ verdict: EligibilityRule.Verdict,
-        _ pass: inout Pass
+        _ pass: inout WalkProgress
     ) throws(ReclaimError) {
         var refusal: KeptReason?
         switch verdict {
@@ -139,7 +126,7 @@ extension ReclaimWalk {
     }
 
     /// Adds what only VmPTE can tell.
-    private func report(of pass: Pass) -> ReclaimReport {
+    private func report(of pass: WalkProgress) -> ReclaimReport {
         var report = pass.report
         report.vmPTEAfter = space.vmPTEByteCount()
         guard pass.hidden > 0 else { return report }
@@ -159,6 +146,20 @@ extension ReclaimWalk {
         let first = Span(containing: range.start).start
         let last = Span(containing: range.end &- 1).start
         return Int((last &- first) / PageGeometry.spanByteCount) + 1 - range.wholeSpans.count
+    }
+}
+
+/// A walk over one range, as far as it has got.
+private struct WalkProgress {
+    var report = ReclaimReport()
+    /// How many existing tables may still be looked at.
+    var tablesLeft: Int
+    /// Frees of which no look can tell whether there was a table.
+    var hidden = 0
+
+    mutating func keep(_ count: Int, _ reason: KeptReason) {
+        report.tablesExamined += count
+        report.kept[reason] += count
     }
 }
 

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
+/// What a scan comes to next. Not inside the generic type: each would have metadata of its own.
+enum TableSighting {
+    case absent(SpanRun)
+    case empty(SpanRun)
+    case populated(Span)
+}
+
 /// Looks along a run of spans, lowest first, and says what it sees: some calls of the kernel for
 /// each table, next to nothing for holes of any size.
 struct TableScan<Space: AddressSpace> {
-    enum Sighting {
-        case absent(SpanRun)
-        case empty(SpanRun)
-        case populated(Span)
-    }
-
     /// A look holds the mmap lock for as many tables: 0.5 ms.
     private static var longestLook: Int { 512 }
 
@@ -24,7 +25,7 @@ struct TableScan<Space: AddressSpace> {
         self.rest = spans
     }
 
-    mutating func next() throws(ReclaimError) -> Sighting? {
+    mutating func next() throws(ReclaimError) -> TableSighting? {
         guard !rest.isEmpty else { return nil }
         if tablesEnd == nil {
             guard let tables = try space.firstTables(in: rest, atMost: Self.longestLook) else {
