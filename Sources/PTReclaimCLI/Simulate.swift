@@ -59,6 +59,13 @@ struct Simulate: ParsableCommand {
     @Flag(help: "List workloads and policies.")
     var list = false
 
+    func validate() throws {
+        if workload == nil, trace == nil, !list {
+            throw ValidationError(
+                "Name a workload, or a file with --trace; --list shows what there is.")
+        }
+    }
+
     func run() throws {
         if let trace {
             guard workload == nil, policy.isEmpty, svg == nil else {
@@ -103,7 +110,7 @@ struct Simulate: ParsableCommand {
     }
 
     private func checkedWorkload() -> Workload {
-        let name = workload ?? Workload.names[0].name
+        let name = workload ?? ""
         let parts = scale.split(separator: "/", omittingEmptySubsequences: false).map {
             Double($0) ?? .nan
         }

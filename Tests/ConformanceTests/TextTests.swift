@@ -45,7 +45,7 @@ import Testing
         "what is no operation is named with its line",
         arguments: [
             "frob A..B", "read", "read C+1", "read A+1 2", "write A+1", "write A+1 256",
-            "mmap A..B", "mmap A..B anonymous", "mmap A..B anonymous rq", "mmap A..B shared rw",
+            "mmap A..B", "mmap A..B anonymous", "mmap A..B anonymous rq", "mmap A..B common rw",
             "mmap A..B shared:2 rw", "mmap A..B anonymous rw fixed", "munmap B..A", "munmap A",
             "mremap A..B A..B", "mremap A+0..A+5 to A+1..A+6", "madvise A..B frob", "fork A",
             "register A..B", "writeprotect A..B maybe", "read A+99999999999999999999",
