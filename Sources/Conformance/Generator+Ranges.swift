@@ -127,12 +127,7 @@ extension Generator {
             remember(piece.pages)
             return Self.addresses(piece.pages)
         }
-        let window = Self.windows[Int(random.next() % 2)]
-        guard
-            let visible = [window, Self.windows[0], Self.windows[1]].first(where: {
-                $0.overlaps(piece.pages)
-            }).map({ piece.pages.clamped(to: $0) })
-        else { return nil }
+        guard let visible = visiblePart(of: piece) else { return nil }
         let range = part(of: visible)
         guard !range.isEmpty else { return nil }
         remember(range)
@@ -192,6 +187,13 @@ extension Generator {
         }
     }
 
+    /// What of a piece lies in one of the windows, in either where it reaches into both.
+    private mutating func visiblePart(of piece: Sketch.Piece) -> Range<Int>? {
+        let window = Self.windows[Int(random.next() % 2)]
+        return [window, Self.windows[0], Self.windows[1]].first { $0.overlaps(piece.pages) }
+            .map { piece.pages.clamped(to: $0) }
+    }
+
     /// A page that can most likely be touched.
     mutating func touchedAddress(for wanted: VMA.Protection) -> UInt? {
         if chance(5) {
@@ -202,12 +204,7 @@ extension Generator {
         let pieces = sketch.pieces.filter { isCareless || $0.protection.contains(wanted) }
         guard !pieces.isEmpty else { return nil }
         let piece = pieces[Int(random.next() % UInt64(pieces.count))]
-        let window = Self.windows[Int(random.next() % 2)]
-        guard
-            let visible = [window, Self.windows[0], Self.windows[1]].first(where: {
-                $0.overlaps(piece.pages)
-            }).map({ piece.pages.clamped(to: $0) })
-        else { return nil }
+        guard let visible = visiblePart(of: piece) else { return nil }
         let last = visible.upperBound - 1
         let page =
             switch random.next() % 100 {

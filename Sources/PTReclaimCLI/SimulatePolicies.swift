@@ -28,7 +28,8 @@ struct SimulatePolicies {
     }
 
     private static func line(_ name: String, _ meaning: String) -> String {
-        "  " + name.padding(toLength: 24, withPad: " ", startingAt: 0) + meaning
+        "  " + name.padding(toLength: max(34, name.count + 1), withPad: " ", startingAt: 0)
+            + meaning
     }
 
     func run() throws {

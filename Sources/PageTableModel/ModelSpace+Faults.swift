@@ -50,7 +50,13 @@ extension ModelSpace {
                 with: [.hugePage, .missingRegistered, .writeProtectRegistered, .mayHaveGuards])
             if vmas[index].kind.isAnonymous, plain {
                 prepareAnonVMA(index)
-                tables.fill(part) { $0.isNone || $0.state == .zeroPage ? page : $0 }
+                tables.fill(part) { entry in
+                    switch entry.state {
+                    case .none, .zeroPage: page
+                    case .lazyFree, .swap: PTE(.anonymous, contents: entry.contents)
+                    default: entry
+                    }
+                }
             } else {
                 for address in Self.pages(of: part) { try write(1, at: address) }
             }

@@ -140,17 +140,6 @@ extension Simulation {
         }
     }
 
-    /// The address space goes, used or not.
-    /// - Parameter residentByteCount: what of it was in use.
-    func unmap(_ range: AddressRange, residentByteCount: UInt) throws {
-        unowned.remove(range) { part in
-            if policy.unmaps { virtualByteCount += part.byteCount }
-        }
-        try model.munmap(range)
-        virtualByteCount -= range.byteCount
-        self.residentByteCount -= residentByteCount
-    }
-
     /// Time passes; what a policy does by the clock is done at its end.
     func tick(_ elapsed: Double) throws {
         seconds += elapsed
