@@ -23,7 +23,7 @@ public func coreCall(
         unsafe report.pointee.duration_ns = result.durationNanoseconds
         unsafe withUnsafeMutableBytes(of: &report.pointee.kept) { bytes in
             let counts = unsafe bytes.assumingMemoryBound(to: UInt64.self)
-            for number in 0..<UInt8(KeptReason.count) {
+            for number in 0..<UInt8(PTRECLAIM_KEPT_REASONS) {
                 guard let reason = KeptReason(rawValue: number) else { continue }
                 unsafe counts[Int(number)] = UInt64(result.kept[reason])
             }
@@ -37,7 +37,7 @@ public func coreCall(
 /// The spelling of a reason, or NULL.
 @c(ptreclaim_core_kept_name)
 public func coreKeptName(_ number: UInt32) -> UnsafePointer<CChar>? {
-    guard number < KeptReason.count, let reason = KeptReason(rawValue: UInt8(number)) else {
+    guard number < PTRECLAIM_KEPT_REASONS, let reason = KeptReason(rawValue: UInt8(number)) else {
         return nil
     }
     // Sound: a static string's bytes live for ever, and end with a zero.

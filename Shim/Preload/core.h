@@ -5,6 +5,9 @@
 #ifndef PTRECLAIM_CORE_H
 #define PTRECLAIM_CORE_H
 
+#include "pass.h"
+#include "service.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -19,5 +22,8 @@ void ptreclaim_core_merge(
 bool ptreclaim_core_plan_mapping(size_t *byte_count, size_t *alignment);
 bool ptreclaim_core_add_reserve(uintptr_t address, size_t byte_count);
 void ptreclaim_core_drop_reserve(uintptr_t address, size_t byte_count);
+int32_t ptreclaim_core_serve(struct ptreclaim_service *service, struct ptreclaim_pass *pass);
+int32_t
+ptreclaim_core_reclaim_whole(struct ptreclaim_service *service, struct ptreclaim_pass *pass);
 
 #endif

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who calls us: the constructor, the destructor, and the few functions of libc that are
-// interposed, none of them to change what it does:
+// Who calls us: the constructor, the destructor, and the functions of libc in which a thread holds no
+// lock of an allocator, interposed to do there what may allocate (mappings.c has the others):
 //   pthread_create            a new thread's arena gets the hooks before its first allocation
-//   mmap                      tells that jemalloc mapped something outside of the hooks,
-//                             so an arena may have appeared
-//   epoll_wait, epoll_pwait   a thread that is about to wait puts the hooks on such arenas
+//   epoll_wait, epoll_pwait   a thread that is about to wait puts the hooks on arenas that have
+//                             appeared
+//   all of them               start the service thread where a mode needs one, in a forked child
 
 #include "core.h"
 #include "extent_hooks.h"
+#include "interpose.h"
 #include "jemalloc.h"
+#include "layout.h"
 #include "line.h"
 #include "options.h"
+#include "probe.h"
+#include "reclaimer.h"
 #include "stats.h"
 #include "trace.h"
 
@@ -34,8 +38,18 @@ static epoll_wait_function *real_epoll_wait;
 static epoll_pwait_function *real_epoll_pwait;
 
 static struct ptreclaim_options options;
-static bool active;
+static bool hooks_active;
+static bool is_reported;
 static long vm_pte_at_start;
+
+bool ptreclaim_hooks_active(void) { return hooks_active; }
+
+extern const char ours_start[] __asm__("__ehdr_start") __attribute__((visibility("hidden")));
+extern const char ours_end[] __asm__("_end") __attribute__((visibility("hidden")));
+
+bool ptreclaim_is_ours(const void *address) {
+    return (const char *)address >= ours_start && (const char *)address < ours_end;
+}
 
 static void resolve(void) {
     void *symbols[3] = {
@@ -80,8 +94,16 @@ EXPORT int pthread_create(
     if (!real_pthread_create) {
         resolve(); // another library's constructor runs before ours
     }
+    const void *caller = __builtin_return_address(0);
+    if (ptreclaim_is_ours(caller)) {
+        return real_pthread_create(thread, attributes, routine, argument);
+    }
     // jemalloc starts its background threads with its own locks held, and they own no arena.
-    if (!active || ptreclaim_jemalloc_contains(__builtin_return_address(0))) {
+    if (ptreclaim_jemalloc_contains(caller)) {
+        return real_pthread_create(thread, attributes, routine, argument);
+    }
+    ptreclaim_reclaimer_start_if_needed();
+    if (!hooks_active) {
         return real_pthread_create(thread, attributes, routine, argument);
     }
     ptreclaim_jemalloc_hook_expected_arenas();
@@ -99,34 +121,16 @@ EXPORT int pthread_create(
     return error;
 }
 
-// ---- arenas that appear ------------------------------------------------------------------------
+// ---- threads that are about to wait ------------------------------------------------------------
 
-EXPORT void *
-mmap(void *address, size_t byte_count, int protection, int flags, int fd, off_t offset) {
-    long result =
-        ptreclaim_mmap((uintptr_t)address, byte_count, protection, flags, fd, offset);
-    if (active && !ptreclaim_inside_hook()
-        && ptreclaim_jemalloc_contains(__builtin_return_address(0))) {
-        ptreclaim_jemalloc_expect_arenas();
-        if (result > 0) {
-            ptreclaim_trace_event(
-                PTRECLAIM_TRACE_MAP_OUTSIDE, 0, (void *)result, byte_count, 0, 0, 0);
-        }
-    }
-    if (result < 0 && result > -4096) {
-        errno = (int)-result;
-        return MAP_FAILED;
-    }
-    return (void *)result;
-}
-
-EXPORT void *
-mmap64(void *address, size_t byte_count, int protection, int flags, int fd, off_t offset)
-    __attribute__((alias("mmap")));
-
-EXPORT int epoll_wait(int epoll, struct epoll_event *events, int capacity, int timeout) {
+static void before_waiting(void) {
     ptreclaim_trace_before_event();
     ptreclaim_jemalloc_hook_expected_arenas();
+    ptreclaim_reclaimer_start_if_needed();
+}
+
+EXPORT int epoll_wait(int epoll, struct epoll_event *events, int capacity, int timeout) {
+    before_waiting();
     if (!real_epoll_wait) {
         resolve();
     }
@@ -135,8 +139,7 @@ EXPORT int epoll_wait(int epoll, struct epoll_event *events, int capacity, int t
 
 EXPORT int epoll_pwait(
     int epoll, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
-    ptreclaim_trace_before_event();
-    ptreclaim_jemalloc_hook_expected_arenas();
+    before_waiting();
     if (!real_epoll_pwait) {
         resolve();
     }
@@ -145,13 +148,13 @@ EXPORT int epoll_pwait(
 
 // ---- start and end -----------------------------------------------------------------------------
 
-static enum ptreclaim_refusal start(uint32_t *backend) {
-    if (options.mode == PTRECLAIM_OPTION_MODE_OFF) {
-        return PTRECLAIM_REFUSED_mode_off;
-    }
-    if (sysconf(_SC_PAGESIZE) != 4096) {
-        return PTRECLAIM_REFUSED_unsupported_machine;
-    }
+/// What the mode comes to in this process.
+struct plan {
+    enum ptreclaim_refusal hooks, fence; // PTRECLAIM_ACCEPTED, or why not; mode_off: not asked for
+    uint32_t backend;                    // of the hooks
+};
+
+static enum ptreclaim_refusal plan_hooks(uint32_t *backend) {
     enum ptreclaim_refusal refusal = ptreclaim_jemalloc_find(options.mallctl);
     if (refusal == PTRECLAIM_ACCEPTED) {
         refusal = ptreclaim_jemalloc_check();
@@ -161,6 +164,48 @@ static enum ptreclaim_refusal start(uint32_t *backend) {
     }
     *backend = ptreclaim_core_probe(options.backend);
     return *backend ? PTRECLAIM_ACCEPTED : PTRECLAIM_REFUSED_no_backend;
+}
+
+static enum ptreclaim_refusal plan_fence(void) {
+    // What is mapped over would lose what mprotect, mlock or madvise say meanwhile.
+    if (!ptreclaim_core_dontneed_frees_tables()) {
+        return PTRECLAIM_REFUSED_fence_backend;
+    }
+    switch (ptreclaim_probe_fence()) {
+    case PTRECLAIM_FENCE_POSSIBLE: return PTRECLAIM_ACCEPTED;
+    case PTRECLAIM_FENCE_NO_USERFAULTFD: return PTRECLAIM_REFUSED_no_userfaultfd;
+    case PTRECLAIM_FENCE_NO_PAGEMAP_SCAN: return PTRECLAIM_REFUSED_no_pagemap_scan;
+    case PTRECLAIM_FENCE_SECCOMP: break;
+    }
+    return PTRECLAIM_REFUSED_seccomp;
+}
+
+static struct plan make_plan(void) {
+    struct plan plan = {PTRECLAIM_REFUSED_mode_off, PTRECLAIM_REFUSED_mode_off, 0};
+    if (options.mode == PTRECLAIM_OPTION_MODE_OFF) {
+        return plan;
+    }
+    if (sysconf(_SC_PAGESIZE) != 4096) {
+        plan.hooks = PTRECLAIM_REFUSED_unsupported_machine;
+        return plan;
+    }
+    switch (options.mode) {
+    case PTRECLAIM_OPTION_MODE_MADVISE:
+    case PTRECLAIM_OPTION_MODE_SCAN: plan.fence = plan_fence(); break;
+    case PTRECLAIM_OPTION_MODE_HOOKS_AND_SCAN: plan.fence = plan_fence(); // fall through
+    default: plan.hooks = plan_hooks(&plan.backend);
+    }
+    return plan;
+}
+
+static uint32_t mode_of(const struct plan *plan) {
+    const bool has_hooks = plan->hooks == PTRECLAIM_ACCEPTED;
+    if (plan->fence != PTRECLAIM_ACCEPTED) {
+        return has_hooks ? PTRECLAIM_MODE_HOOKS : PTRECLAIM_MODE_OFF;
+    }
+    return has_hooks                                        ? PTRECLAIM_MODE_HOOKS_AND_SCAN
+           : options.mode == PTRECLAIM_OPTION_MODE_MADVISE ? PTRECLAIM_MODE_MADVISE
+                                                            : PTRECLAIM_MODE_SCAN;
 }
 
 static void count_refusal(enum ptreclaim_refusal refusal) {
@@ -176,24 +221,92 @@ static void count_refusal(enum ptreclaim_refusal refusal) {
     }
 }
 
-static void say_what_was_done(enum ptreclaim_refusal refusal, uint32_t backend) {
+static void line_reason(struct line *line, enum ptreclaim_refusal refusal) {
     static const char *const reasons[] = {
 #define X(field, text) text,
         PTRECLAIM_REFUSALS(X)
 #undef X
     };
+    line_text(line, reasons[refusal]);
+}
+
+static void line_hooks(struct line *line, const struct plan *plan) {
     static const char *const backends[] = {"none", "dontneed", "remap", "mapfixed"};
-    struct line line = line_begin();
-    if (refusal == PTRECLAIM_ACCEPTED) {
-        line_text(&line, "hooks on jemalloc ");
-        line_text(&line, ptreclaim_jemalloc_version());
-        line_text(&line, ", tables freed by ");
-        line_text(&line, backends[backend]);
+    line_text(line, "hooks on jemalloc ");
+    line_text(line, ptreclaim_jemalloc_version());
+    line_text(line, ", tables freed by ");
+    line_text(line, backends[plan->backend]);
+}
+
+static void line_fence(struct line *line) {
+    if (options.mode == PTRECLAIM_OPTION_MODE_MADVISE) {
+        line_text(line, "looks ");
+        line_number(line, options.delay_ms);
+        line_text(line, " ms after each purge by madvise");
     } else {
-        line_text(&line, "does nothing: ");
-        line_text(&line, reasons[refusal]);
+        line_text(line, "scans every ");
+        line_number(line, options.delay_ms);
+        line_text(line, " ms or less often");
+    }
+    line_text(line, ", frees behind a fence");
+}
+
+static void say_what_was_done(const struct plan *plan) {
+    struct line line = line_begin();
+    const bool has_hooks = plan->hooks == PTRECLAIM_ACCEPTED;
+    const bool has_fence = plan->fence == PTRECLAIM_ACCEPTED;
+    if (has_hooks) {
+        line_hooks(&line, plan);
+    }
+    if (has_fence) {
+        line_text(&line, has_hooks ? "; " : "");
+        line_fence(&line);
+    }
+    if (!has_hooks && !has_fence) {
+        line_text(&line, "does nothing");
+    }
+    // What was asked for and is not to be had.
+    const bool is_off = options.mode == PTRECLAIM_OPTION_MODE_OFF;
+    if (!has_hooks && (is_off || plan->hooks != PTRECLAIM_REFUSED_mode_off)) {
+        line_text(&line, has_fence ? "; no hooks: " : ": ");
+        line_reason(&line, plan->hooks);
+    }
+    if (!has_fence && plan->fence != PTRECLAIM_REFUSED_mode_off) {
+        line_text(&line, has_hooks ? "; no scan: " : ": ");
+        line_reason(&line, plan->fence);
     }
     line_end(&line);
+}
+
+/// Nobody whom this process executes gets the library.
+static void take_from_environment(void) {
+    extern char **environ;
+    static const char variable[] = "LD_PRELOAD=";
+    Dl_info us;
+    if (!dladdr(ours_start, &us) || !us.dli_fname) {
+        return;
+    }
+    const size_t length = strlen(us.dli_fname);
+    for (char **entry = environ; entry && *entry; entry++) {
+        if (strncmp(*entry, variable, sizeof(variable) - 1) != 0) {
+            continue;
+        }
+        char *found = strstr(*entry + sizeof(variable) - 1, us.dli_fname);
+        if (found) {
+            const char *rest = found + length;
+            rest += strspn(rest, ": ");
+            memmove(found, rest, strlen(rest) + 1);
+        }
+    }
+}
+
+static void start_hooks(struct plan *plan) {
+    if (options.trace) {
+        ptreclaim_trace_start(
+            options.trace, options.trace_mb, PTRECLAIM_MODE_HOOKS, plan->backend);
+    }
+    plan->hooks = ptreclaim_jemalloc_install(&ptreclaim_hooks);
+    hooks_active = plan->hooks == PTRECLAIM_ACCEPTED;
 }
 
 __attribute__((constructor)) static void enter(void) {
@@ -202,30 +315,44 @@ __attribute__((constructor)) static void enter(void) {
         resolve();
     }
     options = ptreclaim_options_read();
-    uint32_t backend = 0;
-    enum ptreclaim_refusal refusal = start(&backend);
+    struct plan plan = make_plan();
+    if (plan.fence != PTRECLAIM_ACCEPTED) {
+        ptreclaim_layout_stop();
+    }
+    const uint32_t mode = mode_of(&plan);
     // A process that was switched off, or has no jemalloc, pays for nothing.
-    if (refusal != PTRECLAIM_REFUSED_mode_off && refusal != PTRECLAIM_REFUSED_no_jemalloc) {
-        ptreclaim_stats_start(
-            refusal == PTRECLAIM_ACCEPTED ? PTRECLAIM_MODE_HOOKS : PTRECLAIM_MODE_OFF, backend);
+    const bool is_shown = mode != PTRECLAIM_MODE_OFF || plan.fence != PTRECLAIM_REFUSED_mode_off
+                          || (plan.hooks != PTRECLAIM_REFUSED_mode_off
+                              && plan.hooks != PTRECLAIM_REFUSED_no_jemalloc);
+    if (is_shown) {
+        ptreclaim_stats_start(mode, plan.backend);
     }
-    if (refusal == PTRECLAIM_ACCEPTED && options.trace) {
-        ptreclaim_trace_start(options.trace, options.trace_mb, PTRECLAIM_MODE_HOOKS, backend);
+    if (plan.hooks == PTRECLAIM_ACCEPTED) {
+        start_hooks(&plan);
     }
-    if (refusal == PTRECLAIM_ACCEPTED) {
-        refusal = ptreclaim_jemalloc_install(&ptreclaim_hooks);
-        active = refusal == PTRECLAIM_ACCEPTED;
-        if (!active) {
-            ptreclaim_stats()->mode = PTRECLAIM_MODE_OFF;
+    if (plan.fence == PTRECLAIM_ACCEPTED) {
+        ptreclaim_reclaimer_enable(&options, mode == PTRECLAIM_MODE_MADVISE);
+        ptreclaim_reclaimer_start_if_needed();
+    }
+    if (is_shown) {
+        ptreclaim_stats()->mode = mode_of(&plan);
+        if (plan.hooks != PTRECLAIM_REFUSED_mode_off) {
+            count_refusal(plan.hooks);
+        }
+        if (plan.fence != PTRECLAIM_REFUSED_mode_off) {
+            count_refusal(plan.fence);
         }
     }
-    count_refusal(refusal);
     if (options.verbose) {
-        say_what_was_done(refusal, backend);
+        say_what_was_done(&plan);
     }
-    if (options.report && active) {
+    if (options.report && is_shown && mode != PTRECLAIM_MODE_OFF) {
+        is_reported = true;
         vm_pte_at_start = ptreclaim_self_vm_pte();
         ptreclaim_hooks_sample_peak();
+    }
+    if (!options.inherit) {
+        take_from_environment();
     }
     errno = saved_errno;
 }
@@ -245,7 +372,7 @@ __attribute__((destructor)) static void leave(void) {
     if (ptreclaim_tracing()) {
         ptreclaim_trace_sample();
     }
-    if (!options.report || !active) {
+    if (!is_reported) {
         return;
     }
     const long now = ptreclaim_self_vm_pte();
@@ -257,9 +384,19 @@ __attribute__((destructor)) static void leave(void) {
     line_kib(&line, ", peak seen ", peak);
     line_kib(&line, ", now ", now);
     line_text(&line, "; ");
-    line_number(&line, ptreclaim_stats()->spans_zapped);
-    line_text(&line, " spans zapped in ");
-    line_number(&line, ptreclaim_stats()->decommits);
-    line_text(&line, " decommits");
+    const struct ptreclaim_stats_page *stats = ptreclaim_stats();
+    if (hooks_active) {
+        line_number(&line, stats->spans_zapped);
+        line_text(&line, " spans zapped in ");
+        line_number(&line, stats->decommits);
+        line_text(&line, " decommits");
+    }
+    if (stats->mode > PTRECLAIM_MODE_HOOKS || stats->passes > 0) {
+        line_text(&line, hooks_active ? "; " : "");
+        line_number(&line, stats->tables_freed);
+        line_text(&line, " tables freed in ");
+        line_number(&line, stats->passes);
+        line_text(&line, " passes");
+    }
     line_end(&line);
 }

@@ -126,7 +126,9 @@ struct ptreclaim_stats_page *ptreclaim_stats(void) {
         || !ptreclaim_compare_exchange(&state->wiped_on_fork->owner_pid, 0, MAKING)) {
         return &scrap;
     }
+    const uint32_t is_off = page->control.is_off;
     map_fresh_page(page->mode, page->backend, page->arenas_hooked);
+    page->control.is_off = is_off;
     ptreclaim_store_release(&state->wiped_on_fork->owner_pid, (uint64_t)ptreclaim_getpid());
     return page;
 }

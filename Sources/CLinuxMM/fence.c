@@ -91,13 +91,33 @@ int ptreclaim_install_fork_gate(void) {
 
 static const uintptr_t span_bytes = 2 << 20;
 
-static long free_tables(const struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end) {
+static long free_by(const struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end) {
     if (fence->how == PTRECLAIM_FENCED_DONTNEED) {
         return ptreclaim_madvise(start, end - start, PTRECLAIM_MADV_DONTNEED_LOCKED);
     }
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (fence->is_noreserve ? MAP_NORESERVE : 0);
     long result = ptreclaim_mmap(start, end - start, fence->protection, flags, -1, 0);
     return result < 0 && result > -4096 ? result : 0;
+}
+
+/// Commits itself for this one call, where somebody else might open the fence.
+static long free_tables(const struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end) {
+    if (!fence->watch) {
+        return free_by(fence, start, end);
+    }
+    if (!ptreclaim_watch_commit(fence->watch)) {
+        return -ECANCELED;
+    }
+    long result = free_by(fence, start, end);
+    ptreclaim_watch_committed(fence->watch);
+    return result;
+}
+
+long ptreclaim_watched_free(struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end) {
+    uint64_t signals = ptreclaim_set_signal_mask(~0ull);
+    long result = free_tables(fence, start, end);
+    ptreclaim_set_signal_mask(signals);
+    return result;
 }
 
 /// Looks again and frees, span by span where it must: what has been filled since the first look
@@ -123,6 +143,29 @@ static long free_what_is_still_empty(
     return 0;
 }
 
+/// Whether a thread is waiting: it has queued a message.
+static bool is_met(int userfaultfd) {
+    char message[32]; // struct uffd_msg
+    return ptreclaim_syscall(
+               SYS_read, userfaultfd, (long)message, sizeof(message), 0, 0, 0)
+           == sizeof(message);
+}
+
+static void note_length(struct ptreclaim_fences *fences, uint64_t nanoseconds, bool was_met) {
+    fences->count++;
+    if (nanoseconds > fences->longest_ns) {
+        fences->longest_ns = nanoseconds;
+    }
+    if (was_met) {
+        size_t bucket = 0;
+        while (bucket + 1 < PTRECLAIM_FENCE_BUCKETS && nanoseconds / 1000 >> bucket) {
+            bucket++;
+        }
+        fences->met_count++;
+        fences->met_by_microseconds[bucket]++;
+    }
+}
+
 long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end) {
     uint32_t *word = gate();
     if (!word) {
@@ -141,12 +184,15 @@ long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintp
         .range = {start, end - start},
         .mode = PTRECLAIM_UFFD_REGISTER_MISSING,
     };
+    const uint64_t began = fence->fences ? ptreclaim_monotonic_nanoseconds() : 0;
+    bool was_met = false;
     long result = ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_REGISTER, &registration);
     // What was never registered is never unregistered: before Linux 6.13 that would take away
     // somebody else's registration.
     fence->was_up = result >= 0;
     if (fence->was_up) {
         result = free_what_is_still_empty(fence, start, end);
+        was_met = fence->fences && is_met(fence->userfaultfd);
         struct ptreclaim_uffd_range range = registration.range;
         long unregistered =
             ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_UNREGISTER, &range);
@@ -160,6 +206,9 @@ long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintp
         }
     }
     leave_gate(word);
+    if (fence->was_up && fence->fences) {
+        note_length(fence->fences, ptreclaim_monotonic_nanoseconds() - began, was_met);
+    }
     ptreclaim_set_signal_mask(signals);
     return result;
 }

@@ -61,6 +61,19 @@ long ptreclaim_self_vm_pte(void) {
     return ptreclaim_self_vm_pte_and_threads(&threads);
 }
 
+bool ptreclaim_is_main_thread_gone(void) {
+    struct status status;
+    read_status("/proc/self/status", &status);
+    static const char zombie[] = "\nState:\tZ";
+    const long length = sizeof(zombie) - 1;
+    for (long i = 0; i + length < status.count; i++) {
+        if (!__builtin_memcmp(status.text + i, zombie, (size_t)length)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool ptreclaim_has_seccomp_filter(void) {
     // On a thread of the application, whose other threads may close what is opened here, and open
     // something else by its number. Without procfs there is nothing to try again.

@@ -91,33 +91,66 @@ __attribute__((noinline)) static void touch_stack(void) {
     far_end[0] = 0;
 }
 
-static void *serve(void *argument) {
-    struct ptreclaim_wiped_on_fork *wiped = argument;
+int ptreclaim_service_enter(struct ptreclaim_service *service) {
+    *service = (struct ptreclaim_service){.pagemap = -1, .maps = -1, .userfaultfd = -1};
     ptreclaim_set_signal_mask(all_but_glibcs);
     ptreclaim_syscall(SYS_prctl, PR_SET_NAME, (long)"ptreclaim", 0, 0, 0, 0);
     touch_stack();
     // Closed with the table when the thread ends.
-    int error = take_own_descriptor_table();
-    struct ptreclaim_service service = {.pagemap = -1, .maps = -1, .userfaultfd = -1};
+    return take_own_descriptor_table();
+}
+
+void ptreclaim_service_begin_job(struct ptreclaim_service *service) {
+    if (service->pagemap < 0) {
+        service->pagemap = ptreclaim_open_self_pagemap();
+    }
+    if (service->maps < 0) {
+        service->maps = ptreclaim_open_self_maps();
+    }
+    service->has_tried_userfaultfd = false;
+    service->has_met_forks = false;
+}
+
+static void *serve(void *argument) {
+    struct ptreclaim_wiped_on_fork *wiped = argument;
+    struct ptreclaim_service service;
+    int error = ptreclaim_service_enter(&service);
     __atomic_store_n(&wiped->service_request, IDLE, __ATOMIC_RELAXED);
     __atomic_store_n(
         &wiped->service_thread, error ? FAILED + (uint32_t)-error : RUNNING, __ATOMIC_RELEASE);
     ptreclaim_futex_wake(&wiped->service_thread, INT32_MAX);
     while (!error && wait_for_job(wiped)) {
-        // What a job could not open may be to be had now.
-        if (service.pagemap < 0) {
-            service.pagemap = ptreclaim_open_self_pagemap();
-        }
-        if (service.maps < 0) {
-            service.maps = ptreclaim_open_self_maps();
-        }
-        service.has_tried_userfaultfd = false;
-        service.has_met_forks = false;
+        ptreclaim_service_begin_job(&service);
         current_job(current_context, &service);
         __atomic_store_n(&wiped->service_answer, ANSWERED, __ATOMIC_RELEASE);
         ptreclaim_futex_wake(&wiped->service_answer, 1);
     }
     return 0;
+}
+
+int ptreclaim_start_thread(void *(*routine)(void *), void *argument, size_t stack_bytes) {
+    pthread_attr_t attributes;
+    int error = pthread_attr_init(&attributes);
+    if (error) {
+        return -error;
+    }
+    long least = sysconf(_SC_THREAD_STACK_MIN);
+    pthread_attr_setstacksize(&attributes, stack_bytes + (least > 0 ? (size_t)least : 0));
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    // It is born with every signal blocked: the application's handlers are not for it.
+    uint64_t signals = ptreclaim_set_signal_mask(all_but_glibcs);
+    pthread_t thread;
+    error = pthread_create(&thread, &attributes, routine, argument);
+    ptreclaim_set_signal_mask(signals);
+    pthread_attr_destroy(&attributes);
+    return -error;
+}
+
+int ptreclaim_service_start(void *(*routine)(void *), void *argument) {
+    int error = ptreclaim_install_fork_gate();
+    return error ? error
+                 : ptreclaim_start_thread(
+                       routine, argument, NEEDED_STACK_BYTES + SPARE_STACK_BYTES);
 }
 
 /// With signals blocked: a handler that forks here would leave a child that takes what we have
@@ -127,31 +160,15 @@ static int create_thread(struct ptreclaim_wiped_on_fork *wiped) {
     if (ptreclaim_has_seccomp_filter()) {
         return -EPERM;
     }
-    int error = ptreclaim_install_fork_gate();
-    if (error) {
-        return error;
-    }
-    pthread_attr_t attributes;
-    error = pthread_attr_init(&attributes);
-    if (error) {
-        return -error;
-    }
-    long least = sysconf(_SC_THREAD_STACK_MIN);
-    pthread_attr_setstacksize(
-        &attributes, NEEDED_STACK_BYTES + SPARE_STACK_BYTES + (least > 0 ? (size_t)least : 0));
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     __atomic_store_n(&wiped->service_thread, STARTING, __ATOMIC_RELEASE);
-    pthread_t thread;
-    error = pthread_create(&thread, &attributes, serve, wiped);
-    pthread_attr_destroy(&attributes);
+    int error = ptreclaim_service_start(serve, wiped);
     if (error) {
         __atomic_store_n(&wiped->service_thread, 0, __ATOMIC_RELEASE);
     }
-    return -error;
+    return error;
 }
 
 static int start(struct ptreclaim_wiped_on_fork *wiped) {
-    // The thread is born with every signal blocked: the application's handlers are not for it.
     uint64_t signals = ptreclaim_set_signal_mask(all_but_glibcs);
     int error = create_thread(wiped);
     ptreclaim_set_signal_mask(signals);
@@ -235,6 +252,7 @@ int ptreclaim_service_userfaultfd(struct ptreclaim_service *service) {
         return -EPERM;
     }
     service->has_tried_userfaultfd = true;
-    service->userfaultfd = ptreclaim_has_seccomp_filter() ? -EPERM : ptreclaim_open_userfaultfd();
+    const bool is_forbidden = !service->is_probed && ptreclaim_has_seccomp_filter();
+    service->userfaultfd = is_forbidden ? -EPERM : ptreclaim_open_userfaultfd();
     return service->userfaultfd;
 }

@@ -8,7 +8,11 @@ internal import CLinuxMM
 
 extension LiveSpace {
     public func free(_ run: SpanRun, in mapping: Mapping, fenced: Bool) -> KeptReason? {
-        if fenced { return freeBehindFence(run, mapping) }
+        if servable != nil { return freeClaimed(run) }
+        return fenced ? freeBehindFence(run, mapping) : freeUnfenced(run, mapping)
+    }
+
+    func freeUnfenced(_ run: SpanRun, _ mapping: Mapping) -> KeptReason? {
         switch backend {
         case .dontneed:
             // Also for mlocked memory: nothing that is locked is in these tables.
@@ -42,28 +46,26 @@ extension LiveSpace {
             ? .locked : .specialVMA
     }
 
-    private func freeBehindFence(_ run: SpanRun, _ mapping: Mapping) -> KeptReason? {
+    func freeBehindFence(_ run: SpanRun, _ mapping: Mapping) -> KeptReason? {
         guard let service = unsafe service, unsafe ptreclaim_service_userfaultfd(service) >= 0
         else { return .fenceUnavailable }
-        var fence = ptreclaim_fence()
-        fence.userfaultfd = unsafe service.pointee.userfaultfd
-        fence.pagemap = pagemap
-        fence.has_pagemap_scan = showsTables
-        fence.may_wait_for_forks = unsafe !service.pointee.has_met_forks
-        fence.how = UInt32(PTRECLAIM_FENCED_DONTNEED.rawValue)
+        var fence = unsafe fence(of: service)
+        unsafe fence.may_wait_for_forks =
+            unsafe !service.pointee.has_met_forks && !service.pointee.must_not_wait
         if backend != .dontneed {
             // Behind a fence mremap moves entries one by one and leaves the table.
             guard let plain = plainMapping(at: run.start, mapping) else {
                 return registration(at: run.start) ?? .losesAttributes
             }
-            fence.how = UInt32(PTRECLAIM_FENCED_MAPFIXED.rawValue)
-            fence.protection = plain.protection
-            fence.is_noreserve = plain.isNoReserve
+            unsafe fence.how = UInt32(PTRECLAIM_FENCED_MAPFIXED.rawValue)
+            unsafe fence.protection = plain.protection
+            unsafe fence.is_noreserve = plain.isNoReserve
         }
         let result = unsafe ptreclaim_fenced_free(&fence, run.start, run.end)
         unsafe service.pointee.userfaultfd = fence.userfaultfd
         guard result < 0 else { return nil }
-        if fence.was_up { return .backendFailed }
+        if result == -Int(ECANCELED) { return .fenceUnavailable }
+        if unsafe fence.was_up { return .backendFailed }
         switch Int32(-result) {
         case EBUSY: return registration(at: run.start) ?? .registered
         case ENOMEM: return .tooManyMappings
@@ -73,6 +75,15 @@ extension LiveSpace {
             return .forking
         default: return .fenceUnavailable
         }
+    }
+
+    /// A fence of the service thread, that frees by DONTNEED.
+    func fence(of service: UnsafeMutablePointer<ptreclaim_service>) -> ptreclaim_fence {
+        var fence = unsafe ptreclaim_service_fence(service)
+        unsafe fence.pagemap = pagemap
+        unsafe fence.has_pagemap_scan = showsTables
+        unsafe fence.how = UInt32(PTRECLAIM_FENCED_DONTNEED.rawValue)
+        return unsafe fence
     }
 
     /// Whether another userfaultfd has the VMA at `address`, and for what.

@@ -22,6 +22,8 @@ internal import CLinuxMM
     let stackAddress: UInt
     /// Nil on a thread that opens no fences.
     let service: UnsafeMutablePointer<ptreclaim_service>?
+    /// What may be freed without a caller who vouches for the mappings; nil where there is one.
+    var servable: Servable?
 
     public init(backend: Backend) {
         self.init(backend: backend, stackAddress: 0)

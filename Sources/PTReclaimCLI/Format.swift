@@ -33,7 +33,7 @@ enum Format {
 
     static func human(_ page: StatsPage) -> String {
         var lines = [
-            row("mode", page.mode == 1 ? "hooks" : "off"),
+            row("mode", page.mode),
             row("tables freed by", StatsJSON.backendName(page.backend)),
         ]
         for counter in page.counters where !counter.isRefusal || counter.value > 0 {
@@ -89,7 +89,7 @@ struct StatsJSON: Encodable {
 
     init(_ page: StatsPage) {
         pid = page.pid
-        mode = page.mode == 1 ? "hooks" : "off"
+        mode = page.mode
         backend = Self.backendName(page.backend)
         counters = Dictionary(uniqueKeysWithValues: page.counters.map { ($0.name, $0.value) })
     }

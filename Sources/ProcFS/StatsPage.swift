@@ -16,8 +16,8 @@ public struct StatsPage: Sendable {
     }
 
     public let pid: Int32
-    /// 0 off, 1 hooks.
-    public let mode: UInt32
+    /// What the library does: `off`, `hooks`, `madvise`, `scan` or `hooks+scan`.
+    public let mode: String
     /// A `Backend`'s raw value, 0 for none.
     public let backend: UInt32
     public let counters: [Counter]
@@ -75,7 +75,15 @@ public struct StatsPage: Sendable {
             throw ProcFSError(code: .parentsStatsPage, errno: 0, what: what)
         }
         self.pid = pid
-        mode = word(20, as: UInt32.self)
+        mode =
+            switch ptreclaim_mode(word(20, as: UInt32.self)) {
+            case PTRECLAIM_MODE_OFF: "off"
+            case PTRECLAIM_MODE_HOOKS: "hooks"
+            case PTRECLAIM_MODE_MADVISE: "madvise"
+            case PTRECLAIM_MODE_SCAN: "scan"
+            case PTRECLAIM_MODE_HOOKS_AND_SCAN: "hooks+scan"
+            default: "unknown"
+            }
         backend = word(24, as: UInt32.self)
         counters = (0..<ptreclaim_stats_field_count).map { index in
             let field = unsafe ptreclaim_stats_field_at(index).pointee

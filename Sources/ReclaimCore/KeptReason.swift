@@ -2,7 +2,7 @@
 
 /// Why a table was left where it is. One spelling, everywhere: reports, JSON, counters.
 ///
-/// Raw values are numbers of the C interface: new reasons go to the end.
+/// Raw values are numbers of the C interface and of the stats page: new reasons go to the end.
 public enum KeptReason: UInt8, Sendable {
     /// The range covers the span only in part.
     case partial = 0
@@ -40,6 +40,9 @@ public enum KeptReason: UInt8, Sendable {
     case losesAttributes = 16
     /// The process was forking all the while.
     case forking = 17
+    /// Of the preload library's thread only: mapped by calls that it did not see, so it might be
+    /// unmapped unseen.
+    case unseenMapping = 18
 
     /// The spelling in reports, camel case.
     public var name: StaticString {
@@ -62,22 +65,27 @@ public enum KeptReason: UInt8, Sendable {
         case .tooManyMappings: "tooManyMappings"
         case .losesAttributes: "losesAttributes"
         case .forking: "forking"
+        case .unseenMapping: "unseenMapping"
         }
     }
 
     /// How many reasons there are.
-    public static var count: Int { 18 }
+    public static var count: Int { 19 }
 }
 
 /// One counter per `KeptReason`, without an allocation.
 public struct KeptCounts: Equatable, Sendable {
-    private var counts = InlineArray<18, Int>(repeating: 0)
+    private var counts = InlineArray<19, Int>(repeating: 0)
 
     public init() {}
 
     public subscript(reason: KeptReason) -> Int {
         get { counts[Int(reason.rawValue)] }
         set { counts[Int(reason.rawValue)] = newValue }
+    }
+
+    public mutating func add(_ other: KeptCounts) {
+        for index in counts.indices { counts[index] += other.counts[index] }
     }
 
     public static func == (left: KeptCounts, right: KeptCounts) -> Bool {

@@ -3,6 +3,9 @@
 /// The walk over spans, written once for the running process and for the model.
 public struct ReclaimWalk<Space: AddressSpace> {
     public var space: Space
+    /// How many tables are freed behind one fence: for so long, about 150 µs, may a thread that
+    /// touches them have to wait.
+    public var longestFencedRun = 64
 
     public init(space: Space) {
         self.space = space
@@ -12,10 +15,6 @@ public struct ReclaimWalk<Space: AddressSpace> {
 // MARK: - Reclaiming a range
 
 extension ReclaimWalk {
-    /// How many tables are freed behind one fence: for so long, about 150 µs, may a thread that
-    /// touches them have to wait.
-    private static var longestFencedRun: Int { 64 }
-
     /// Frees every PTE table in `range` whose 512 entries are all none.
     ///
     ///     | partial |  span  |  span  | hole |  span  || VMA |   a span that crosses a VMA
@@ -35,7 +34,22 @@ extension ReclaimWalk {
         var pass = WalkProgress(tablesLeft: maximumTables)
         pass.report.vmPTEBefore = space.vmPTEByteCount()
         pass.report.kept[.partial] = partialSpanCount(of: range)
-        var rest = range.wholeSpans
+        try walk(range.wholeSpans, access, &pass)
+        return report(of: pass)
+    }
+
+    /// The same for spans that anybody may touch, without a look at VmPTE.
+    func reclaim(_ spans: SpanRun) throws(ReclaimError) -> ReclaimReport {
+        var pass = WalkProgress(tablesLeft: .max)
+        try walk(spans, .shared, &pass)
+        return pass.report
+    }
+
+    private func walk(
+        _ spans: SpanRun, _ access: ReclaimAccess, _ pass: inout WalkProgress
+    ) throws(ReclaimError) {
+        let maximumTables = pass.tablesLeft
+        var rest = spans
         while !rest.isEmpty, pass.tablesLeft > 0 {
             let mapping = try space.mapping(at: rest.start)
             let end = Span(containing: min(mapping.range.end, rest.end)).start
@@ -50,7 +64,6 @@ extension ReclaimWalk {
         }
         if !rest.isEmpty { pass.report.resumeAddress = rest.start }
         pass.report.tablesLookedAt = maximumTables - pass.tablesLeft
-        return report(of: pass)
     }
 
     /// Examines spans of one mapping, lowest first. Returns where it stopped.
@@ -92,7 +105,7 @@ extension ReclaimWalk {
         case .freeFenced:
             var rest = run
             while refusal == nil, !rest.isEmpty {
-                let fenced = rest.prefix(Self.longestFencedRun)
+                let fenced = rest.prefix(longestFencedRun)
                 refusal = space.free(fenced, in: mapping, fenced: true)
                 rest = rest.suffix(from: fenced.end)
             }

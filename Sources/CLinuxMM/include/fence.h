@@ -5,6 +5,8 @@
 #ifndef PTRECLAIM_FENCE_H
 #define PTRECLAIM_FENCE_H
 
+#include "service.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -23,8 +25,20 @@ struct ptreclaim_fence {
     uint32_t how;        // a ptreclaim_fenced_free
     int protection;      // of the VMA; what a MAP_FIXED maps again
     bool is_noreserve;   // the same
+    struct ptreclaim_watch *_Nullable watch;   // NULL: nobody else opens it
+    struct ptreclaim_fences *_Nullable fences; // where it is counted
     bool was_up;         // out: the range was fenced; an error is of the look or of the free
 };
+
+/// A fence with what the service thread has: its userfaultfd, its watchdog, its counters.
+static inline struct ptreclaim_fence ptreclaim_service_fence(struct ptreclaim_service *service) {
+    struct ptreclaim_fence fence = {
+        .userfaultfd = service->userfaultfd,
+        .watch = service->watch,
+        .fences = service->watch ? &service->fences : 0,
+    };
+    return fence;
+}
 
 /// Frees the PTE tables of the spans in `start ..< end` whose 512 entries are all none, with every
 /// other thread kept out meanwhile. Span-aligned; inside one private anonymous VMA.
@@ -34,9 +48,15 @@ struct ptreclaim_fence {
 /// cannot be registered, -EAGAIN the process is forking, where the fence was not up; what the look
 /// or the free said, where it was. No thread is left waiting, ever.
 ///
+/// -ECANCELED: the watchdog had opened it, where there is one, before anything was freed.
+///
 /// The caller's stack must be populated in each span that it touches. Runs on any thread; nothing
 /// in it allocates.
 long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end);
+
+/// Frees the tables of spans that need no fence, and that the watchdog may open all the same.
+/// Returns 0 or -errno, -ECANCELED as above.
+long ptreclaim_watched_free(struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end);
 
 /// Keeps fences and forks apart from now on. Returns 0 or -errno.
 int ptreclaim_install_fork_gate(void);

@@ -357,6 +357,10 @@ long ptreclaim_self_vm_pte(void);
 /// The same, and by the same read how many threads the process has; 0 where that is not told.
 long ptreclaim_self_vm_pte_and_threads(uint32_t *threads);
 
+/// Whether the first thread of the process has left (pthread_exit in main). False where that cannot be
+/// read.
+bool ptreclaim_is_main_thread_gone(void);
+
 /// Whether a seccomp filter watches the calling thread. True where that cannot be read.
 bool ptreclaim_has_seccomp_filter(void);
 

@@ -23,10 +23,15 @@ struct ptreclaim_wiped_on_fork {
     uint64_t scratch_claims; // bit i: a thread of this process is using scratch span i
     uint64_t is_traced;      // 1: the trace file is of this process
     uint32_t fork_gate;      // see fence.c
+    uint32_t layout_claims;  // see layout.c
     uint32_t service_lock;   // the four words of service.c
     uint32_t service_thread;
     uint32_t service_request;
     uint32_t service_answer;
+    uint32_t reclaimer; // the four words of the preload library's reclaimer.c
+    uint32_t is_needed;
+    uint32_t has_candidates;
+    uint32_t has_lost_candidates;
 };
 
 struct ptreclaim_live_state {

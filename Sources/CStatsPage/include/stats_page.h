@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #define PTRECLAIM_STATS_MAGIC 0x7374617473727470ull // "ptrstats", little-endian
-#define PTRECLAIM_STATS_VERSION 1u
+#define PTRECLAIM_STATS_VERSION 2u
 #define PTRECLAIM_STATS_NAME "ptreclaim-stats"
 
 // Why the library does nothing, or leaves an arena alone. One list for the page, for the line that
@@ -29,7 +29,17 @@
     X(san_guard, "opt.san_guard_small or opt.san_guard_large is set") \
     X(application_hooks, "the application has extent hooks of its own") \
     X(no_backend, "nothing tried frees a page-table page on this kernel") \
-    X(unsupported_machine, "not Linux on x86-64 with 4 KiB pages")
+    X(unsupported_machine, "not Linux on x86-64 with 4 KiB pages") \
+    X(no_userfaultfd, "no fence: userfaultfd needs CAP_SYS_PTRACE, vm.unprivileged_userfaultfd=1 or " \
+      "access to /dev/userfaultfd") \
+    X(seccomp, "no fence: a seccomp filter forbids what it needs") \
+    X(no_pagemap_scan, "empty tables are not to be seen: no PAGEMAP_SCAN (Linux 6.7) or no procfs") \
+    X(fence_backend, "behind a fence only MADV_DONTNEED frees tables safely, and here it frees none " \
+      "(Linux 6.14)") \
+    X(no_service_thread, "the service thread could not be started") \
+    X(application_userfaultfd, "the application uses userfaultfd itself") \
+    X(fence_opened, "the watchdog has opened a fence: fencing is over in this process") \
+    X(child, "switched off in children by PTRECLAIM_INHERIT=0")
 
 // Counters, all monotonic, all since this process got this page.
 //   X(field, meaning)
@@ -49,7 +59,29 @@
     X(reserves_full, "mappings not rounded up because the reserve table was full") \
     X(hook_nanoseconds, "time inside the decommit, merge and alloc hooks") \
     X(arenas_hooked, "arenas that run with our hooks") \
-    X(threads_unseen, "threads started without a look at their arena")
+    X(threads_unseen, "threads started without a look at their arena") \
+    X(purges_seen, "calls of madvise that gave memory back, in madvise mode") \
+    X(candidates, "2 MiB spans at the edges of such purges, to be looked at") \
+    X(candidates_lost, "of these, not remembered: the next pass looks at everything") \
+    X(passes, "passes of the service thread") \
+    X(passes_below_watermark, "of these, passes that only looked: too little waste") \
+    X(passes_cut_short, "of these, passes that stopped at a quota and go on there next time") \
+    X(tables_looked_at, "PTE tables looked at") \
+    X(tables_freed, "PTE tables freed, seen gone by a second look") \
+    X(tables_empty_now, "empty PTE tables that the last whole sweep has seen and left (a gauge)") \
+    X(fences, "fences") \
+    X(fences_met, "of these, fences at which a thread had to wait") \
+    X(fence_longest_ns, "the longest fence, from before UFFDIO_REGISTER until after UFFDIO_WAKE") \
+    X(layout_waits, "waits of a thread that unmaps, moves or replaces, until a span was let go") \
+    X(layout_longest_ns, "the longest of these") \
+    X(back_offs, "times the service thread took less at once because fences became long") \
+    X(fences_opened, "fences that the watchdog opened") \
+    X(service_ns, "CPU time of the service thread")
+
+enum {
+    PTRECLAIM_STATS_REASONS = 32, // at least KeptReason.count
+    PTRECLAIM_STATS_BUCKETS = 20,
+};
 
 enum ptreclaim_backend {
     PTRECLAIM_BACKEND_NONE = 0,
@@ -58,7 +90,26 @@ enum ptreclaim_backend {
     PTRECLAIM_BACKEND_MAPFIXED = 3,
 };
 
-enum ptreclaim_mode { PTRECLAIM_MODE_OFF = 0, PTRECLAIM_MODE_HOOKS = 1 };
+enum ptreclaim_mode {
+    PTRECLAIM_MODE_OFF = 0,
+    PTRECLAIM_MODE_HOOKS = 1,
+    PTRECLAIM_MODE_MADVISE = 2,
+    PTRECLAIM_MODE_SCAN = 3,
+    PTRECLAIM_MODE_HOOKS_AND_SCAN = 4,
+};
+
+/// What other processes may write, with the process's permission: the owner of the memfd.
+struct ptreclaim_control {
+    uint32_t is_off;    // 1: nothing is freed
+    uint32_t requests;  // of a pass now: counted up by who asks, who then nudges
+    uint32_t nudges;    // a futex, not a private one: counted up, and woken
+    uint32_t answers;   // the request that has been answered; a futex, too
+    uint32_t pass_errno; // of that pass
+    uint32_t reserved;
+    int64_t vm_pte_before, vm_pte_after; // bytes; -1 where it cannot be read
+    uint64_t tables_looked_at, tables_freed, duration_ns;
+    uint64_t kept[PTRECLAIM_STATS_REASONS]; // by KeptReason
+};
 
 // All words are written with relaxed atomics; a reader may see counters a few events apart.
 struct ptreclaim_stats_page {
@@ -66,7 +117,7 @@ struct ptreclaim_stats_page {
     uint32_t version;
     uint32_t byte_count; // of this struct
     int32_t pid;
-    uint32_t mode;    // enum ptreclaim_mode, after `auto` was resolved
+    uint32_t mode;    // enum ptreclaim_mode, after `auto` was resolved, while it works
     uint32_t backend; // enum ptreclaim_backend
     uint32_t reserved;
     uint64_t start_time_ns; // CLOCK_BOOTTIME when the page was made
@@ -76,6 +127,11 @@ struct ptreclaim_stats_page {
 #define X(field, text) uint64_t field;
     PTRECLAIM_COUNTERS(X)
 #undef X
+    /// Tables that were to be freed and were not, by KeptReason.
+    uint64_t kept[PTRECLAIM_STATS_REASONS];
+    /// Fences at which a thread had to wait, by the length of the fence: below 2^i us, the last the rest.
+    uint64_t fences_met_by_microseconds[PTRECLAIM_STATS_BUCKETS];
+    struct ptreclaim_control control;
 };
 
 _Static_assert(offsetof(struct ptreclaim_stats_page, version) == 8, "layout is an interface");

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Spans that a purge may have left with an empty table: hints, put down by any thread, picked up by
+// the service thread. A hint that is lost costs a table, never a byte.
+
+#ifndef PTRECLAIM_CANDIDATES_H
+#define PTRECLAIM_CANDIDATES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/// Spans first ..< first + count, as addresses / 2 MiB.
+struct ptreclaim_candidates {
+    uint64_t first, count;
+};
+
+/// Puts down. False where there was no room. Anywhere; no lock, no allocation.
+bool ptreclaim_candidates_add(uint64_t first, uint64_t count);
+
+/// Takes what has been put down, sorted and joined. Returns how many runs: at most `capacity`.
+/// The service thread only.
+size_t ptreclaim_candidates_take(struct ptreclaim_candidates *runs, size_t capacity);
+
+#endif

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "reclaimer.h"
+
+#include "candidates.h"
+#include "core.h"
+#include "fence.h"
+#include "layout.h"
+#include "linux_mm.h"
+#include "live_state.h"
+#include "probe.h"
+#include "watch.h"
+
+#include <time.h>
+#include <unistd.h>
+
+static const uintptr_t top = (uintptr_t)1 << 47;
+static const uint64_t span_bytes = 2 << 20, millisecond = 1000000;
+enum { SPAN_SHIFT = 21, MOST_RUNS = 4096, MOST_FENCED = 64 };
+
+// Fences longer than this are made by others who hold the mmap lock: less is fenced at once then.
+static const uint64_t long_fence_ns = 1000000, short_fence_ns = 250000;
+
+static struct {
+    bool is_enabled;
+    bool follows_purges; // madvise mode; otherwise it scans
+    uint32_t mark_mask, mark_wanted;
+    uint64_t delay_ns, budget_ns, budget_percent, most_tables, watermark_tables;
+    bool is_inherited;
+} terms;
+
+// In wiped_on_fork->reclaimer. FAILED stays: what is not possible now will not be later.
+enum { NONE = 0, STARTING = 1, RUNNING = 2, FAILED = 3 };
+
+static struct ptreclaim_wiped_on_fork *wiped(void) {
+    return ptreclaim_live_state()->wiped_on_fork;
+}
+
+static void max_counter(uint64_t *counter, uint64_t value) {
+    if (value > __atomic_load_n(counter, __ATOMIC_RELAXED)) {
+        __atomic_store_n(counter, value, __ATOMIC_RELAXED); // the service thread alone writes it
+    }
+}
+
+// ---- what other threads say -------------------------------------------------------------------
+
+void ptreclaim_reclaimer_needed(void) {
+    struct ptreclaim_wiped_on_fork *ours = wiped();
+    if (terms.is_enabled && ours && !__atomic_load_n(&ours->is_needed, __ATOMIC_RELAXED)) {
+        __atomic_store_n(&ours->is_needed, 1, __ATOMIC_RELAXED);
+    }
+}
+
+/// Wakes the service thread, or lets it not fall asleep.
+static void nudge(struct ptreclaim_stats_page *stats) {
+    __atomic_fetch_add(&stats->control.nudges, 1, __ATOMIC_SEQ_CST);
+    const int wake = 1; // not private: others wake it, too
+    ptreclaim_syscall(SYS_futex, (long)&stats->control.nudges, wake, 1, 0, 0, 0);
+}
+
+static void put_down(uint64_t first, uint64_t count) {
+    struct ptreclaim_stats_page *stats = ptreclaim_stats();
+    struct ptreclaim_wiped_on_fork *ours = wiped();
+    ptreclaim_count(&stats->candidates, count);
+    if (!ptreclaim_candidates_add(first, count)) {
+        ptreclaim_count(&stats->candidates_lost, count);
+        __atomic_store_n(&ours->has_lost_candidates, 1, __ATOMIC_RELAXED);
+    }
+    if (!__atomic_load_n(&ours->has_candidates, __ATOMIC_RELAXED)
+        && !__atomic_exchange_n(&ours->has_candidates, 1, __ATOMIC_ACQ_REL)) {
+        nudge(stats);
+    }
+}
+
+void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice) {
+    const int dontneed = 4, free_lazily = 8, remove = 9, dontneed_locked = 24;
+    if (!terms.is_enabled || !terms.follows_purges || start >= end
+        || (advice != dontneed && advice != free_lazily && advice != remove
+            && advice != dontneed_locked)) {
+        return;
+    }
+    struct ptreclaim_wiped_on_fork *ours = wiped();
+    if (!ours) {
+        return;
+    }
+    ptreclaim_reclaimer_needed();
+    PTRECLAIM_COUNT(purges_seen, 1);
+    const uint64_t first = start >> SPAN_SHIFT, last = (end - 1) >> SPAN_SHIFT;
+    if (advice == free_lazily) {
+        // The kernel takes the pages when it needs them, and leaves every table.
+        put_down(first, last - first + 1);
+        return;
+    }
+    // Of the spans that it covers whole the kernel has freed the tables itself.
+    static _Thread_local uint64_t put_down_last; // allocators purge one span piece by piece
+    static _Thread_local uint64_t put_down_at_ns;
+    const bool covers_first = (start & (span_bytes - 1)) == 0 && end - start >= span_bytes;
+    const bool covers_last = (end & (span_bytes - 1)) == 0 && end - start >= span_bytes;
+    const uint64_t now = ptreclaim_monotonic_nanoseconds();
+    if (!covers_first
+        && !(put_down_last == first && now - put_down_at_ns < terms.delay_ns / 2)) {
+        put_down(first, 1);
+        put_down_last = first;
+        put_down_at_ns = now;
+    }
+    if (!covers_last && last != first) {
+        put_down(last, 1);
+        put_down_last = last;
+        put_down_at_ns = now;
+    }
+}
+
+static void refuse(uint64_t *counter) {
+    ptreclaim_count(counter, 1);
+    struct ptreclaim_stats_page *stats = ptreclaim_stats();
+    __atomic_store_n(
+        &stats->mode,
+        stats->mode == PTRECLAIM_MODE_HOOKS_AND_SCAN ? PTRECLAIM_MODE_HOOKS : PTRECLAIM_MODE_OFF,
+        __ATOMIC_RELAXED);
+}
+
+void ptreclaim_reclaimer_give_way(void) {
+    if (terms.is_enabled) {
+        ptreclaim_layout_stop();
+        refuse(&ptreclaim_stats()->refused_application_userfaultfd);
+        terms.is_enabled = false;
+    }
+}
+
+// ---- passes -----------------------------------------------------------------------------------
+
+/// What the service thread knows from one pass to the next.
+struct reclaimer {
+    struct ptreclaim_service service;
+    struct ptreclaim_watch watch;
+    struct ptreclaim_stats_page *stats;
+    uint32_t longest_fenced_run;
+    uint64_t pause_ns;
+    uint64_t earliest_ns; // of the next pass: the budget
+    // A sweep over the whole address space, in one or more passes.
+    uintptr_t sweep_at;
+    uint64_t sweep_empty, sweep_freed;
+    bool is_above_watermark;
+    // Candidates that have been taken and not been looked at yet.
+    struct ptreclaim_candidates *runs;
+    size_t run_count, next_run;
+};
+
+static struct ptreclaim_pass begin_pass(const struct reclaimer *us) {
+    return (struct ptreclaim_pass){
+        .mark_mask = terms.mark_mask,
+        .mark_wanted = terms.mark_wanted,
+        .most_tables = terms.most_tables,
+        .deadline_ns = ptreclaim_monotonic_nanoseconds() + terms.budget_ns,
+        .longest_fenced_run = us->longest_fenced_run,
+        .frees = true,
+        .is_immediate = true,
+    };
+}
+
+static void count_kept(struct ptreclaim_stats_page *stats, const struct ptreclaim_pass *pass) {
+    for (int i = 0; i < PTRECLAIM_PASS_REASONS; i++) {
+        if (pass->kept[i]) {
+            ptreclaim_count(&stats->kept[i], pass->kept[i]);
+        }
+    }
+}
+
+/// What cannot be had now may be to be had at the next pass: procfs, a descriptor.
+static bool serve(struct reclaimer *us, struct ptreclaim_pass *pass) {
+    const bool is_done = ptreclaim_core_serve(&us->service, pass) == 0;
+    ptreclaim_count(&us->stats->tables_looked_at, pass->tables_looked_at);
+    ptreclaim_count(&us->stats->tables_freed, pass->tables_freed);
+    count_kept(us->stats, pass);
+    return is_done;
+}
+
+/// Goes on with the sweep. Returns whether it came to its end.
+static bool sweep(struct reclaimer *us, bool is_immediate) {
+    struct ptreclaim_pass pass = begin_pass(us);
+    pass.start = us->sweep_at;
+    pass.end = top;
+    pass.frees = us->is_above_watermark;
+    pass.is_immediate = is_immediate;
+    if (!serve(us, &pass)) {
+        return false;
+    }
+    if (!pass.frees) {
+        ptreclaim_count(&us->stats->passes_below_watermark, 1);
+    }
+    us->sweep_empty += pass.tables_empty;
+    us->sweep_freed += pass.tables_freed;
+    us->sweep_at = pass.resume;
+    if (pass.resume) {
+        ptreclaim_count(&us->stats->passes_cut_short, 1);
+    }
+    return pass.resume == 0;
+}
+
+static void scan(struct reclaimer *us) {
+    if (!sweep(us, false)) {
+        us->pause_ns = terms.delay_ns;
+        return;
+    }
+    const uint64_t empty = us->sweep_empty, left = empty - us->sweep_freed;
+    __atomic_store_n(&us->stats->tables_empty_now, left, __ATOMIC_RELAXED);
+    if (empty >= terms.watermark_tables && empty > 0) {
+        us->is_above_watermark = true;
+    } else if (left == 0) {
+        us->is_above_watermark = false;
+    }
+    // Nothing found: a longer pause, up to 16 times.
+    const bool is_idle = us->is_above_watermark ? empty == 0 : empty < terms.watermark_tables;
+    us->pause_ns = is_idle && us->pause_ns < 16 * terms.delay_ns ? us->pause_ns * 2
+                   : is_idle                                     ? us->pause_ns
+                                                                 : terms.delay_ns;
+    us->sweep_empty = us->sweep_freed = 0;
+}
+
+static void look_at_candidates(struct reclaimer *us) {
+    struct ptreclaim_wiped_on_fork *ours = wiped();
+    __atomic_store_n(&ours->has_candidates, 0, __ATOMIC_SEQ_CST);
+    if (us->next_run == us->run_count) {
+        us->run_count = ptreclaim_candidates_take(us->runs, MOST_RUNS);
+        us->next_run = 0;
+        if (__atomic_exchange_n(&ours->has_lost_candidates, 0, __ATOMIC_RELAXED)) {
+            // Some are not known any more: everywhere, then.
+            us->runs[0] = (struct ptreclaim_candidates){0, top / span_bytes};
+            us->run_count = 1;
+        }
+    }
+    struct ptreclaim_pass pass = begin_pass(us);
+    const uint64_t deadline = pass.deadline_ns;
+    uint64_t looked_at = 0;
+    while (us->next_run < us->run_count && looked_at < terms.most_tables
+           && ptreclaim_monotonic_nanoseconds() < deadline) {
+        struct ptreclaim_candidates *run = &us->runs[us->next_run];
+        pass = begin_pass(us);
+        pass.deadline_ns = deadline;
+        pass.start = run->first * span_bytes;
+        pass.end = (run->first + run->count) * span_bytes;
+        if (!serve(us, &pass)) {
+            break;
+        }
+        looked_at += pass.tables_looked_at;
+        if (pass.resume) {
+            const uint64_t done = pass.resume / span_bytes - run->first;
+            run->first += done;
+            run->count -= done;
+            break;
+        }
+        us->next_run++;
+    }
+    if (us->next_run < us->run_count) {
+        ptreclaim_count(&us->stats->passes_cut_short, 1);
+    }
+}
+
+/// Less at once where fences have become long: somebody else holds the mmap lock.
+static void adapt(struct reclaimer *us) {
+    struct ptreclaim_fences *fences = &us->service.fences;
+    if (fences->longest_ns > long_fence_ns) {
+        ptreclaim_count(&us->stats->back_offs, 1);
+        us->longest_fenced_run = us->longest_fenced_run > 1 ? us->longest_fenced_run / 2 : 1;
+        us->pause_ns = us->pause_ns < 16 * terms.delay_ns ? 2 * us->pause_ns : us->pause_ns;
+    } else if (
+        fences->count && fences->longest_ns < short_fence_ns
+        && us->longest_fenced_run < MOST_FENCED) {
+        us->longest_fenced_run *= 2;
+    }
+}
+
+static void count_fences(struct reclaimer *us) {
+    struct ptreclaim_fences *fences = &us->service.fences;
+    struct ptreclaim_stats_page *stats = us->stats;
+    ptreclaim_count(&stats->fences, fences->count);
+    ptreclaim_count(&stats->fences_met, fences->met_count);
+    max_counter(&stats->fence_longest_ns, fences->longest_ns);
+    for (int i = 0; i < PTRECLAIM_FENCE_BUCKETS; i++) {
+        if (fences->met_by_microseconds[i]) {
+            ptreclaim_count(&stats->fences_met_by_microseconds[i], fences->met_by_microseconds[i]);
+        }
+    }
+    *fences = (struct ptreclaim_fences){0};
+    const struct ptreclaim_layout_waits waits = ptreclaim_layout_waits();
+    __atomic_store_n(&stats->layout_waits, waits.count, __ATOMIC_RELAXED);
+    __atomic_store_n(&stats->layout_longest_ns, waits.longest_ns, __ATOMIC_RELAXED);
+}
+
+static void count_time(struct ptreclaim_stats_page *stats) {
+    struct timespec used = {0};
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    __atomic_store_n(
+        &stats->service_ns, (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec,
+        __ATOMIC_RELAXED);
+}
+
+/// One pass over everything, for whoever asks through the stats page.
+static void answer(struct reclaimer *us, uint32_t request) {
+    struct ptreclaim_control *control = &us->stats->control;
+    struct ptreclaim_pass pass = begin_pass(us);
+    const uint64_t began = ptreclaim_monotonic_nanoseconds();
+    pass.end = top;
+    control->vm_pte_before = ptreclaim_self_vm_pte();
+    control->pass_errno = (uint32_t)ptreclaim_core_reclaim_whole(&us->service, &pass);
+    control->vm_pte_after = ptreclaim_self_vm_pte();
+    control->tables_looked_at = pass.tables_looked_at;
+    control->tables_freed = pass.tables_freed;
+    for (int i = 0; i < PTRECLAIM_PASS_REASONS; i++) {
+        control->kept[i] = pass.kept[i];
+    }
+    control->duration_ns = ptreclaim_monotonic_nanoseconds() - began;
+    ptreclaim_count(&us->stats->tables_looked_at, pass.tables_looked_at);
+    ptreclaim_count(&us->stats->tables_freed, pass.tables_freed);
+    __atomic_store_n(&control->answers, request, __ATOMIC_RELEASE);
+    const int wake = 1;
+    ptreclaim_syscall(SYS_futex, (long)&control->answers, wake, INT32_MAX, 0, 0, 0);
+}
+
+// ---- the thread -------------------------------------------------------------------------------
+
+/// Sleeps until the nudges are others than `seen`, at most `nanoseconds`; 0: for ever.
+static void sleep_until_nudged(
+    struct ptreclaim_stats_page *stats, uint32_t seen, uint64_t nanoseconds) {
+    const int wait = 0; // not private
+    struct timespec limit = {
+        (time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
+    ptreclaim_syscall(
+        SYS_futex, (long)&stats->control.nudges, wait, seen, nanoseconds ? (long)&limit : 0, 0, 0);
+}
+
+/// Whether no thread but ours lives. A process whose own threads have all gone ends with its last
+/// thread, and must not be kept alive by ours.
+static bool is_alone(void) {
+    uint32_t threads = 0;
+    (void)ptreclaim_self_vm_pte_and_threads(&threads);
+    // Ours are two; the first of all stays as a zombie when it leaves.
+    return threads > 0 && threads <= 3 && ptreclaim_is_main_thread_gone();
+}
+
+static void pass_once(struct reclaimer *us) {
+    struct ptreclaim_control *control = &us->stats->control;
+    const uint32_t request = __atomic_load_n(&control->requests, __ATOMIC_ACQUIRE);
+    const bool is_asked = request != __atomic_load_n(&control->answers, __ATOMIC_RELAXED);
+    ptreclaim_service_begin_job(&us->service);
+    (void)ptreclaim_service_userfaultfd(&us->service);
+    ptreclaim_watch_wake(&us->watch);
+    if (is_asked) {
+        answer(us, request);
+    } else if (!__atomic_load_n(&control->is_off, __ATOMIC_RELAXED)) {
+        ptreclaim_count(&us->stats->passes, 1);
+        if (terms.follows_purges) {
+            look_at_candidates(us);
+        } else {
+            scan(us);
+        }
+    }
+    ptreclaim_watch_rest(&us->watch);
+    adapt(us);
+    count_fences(us);
+    count_time(us->stats);
+    const uint64_t opened = __atomic_load_n(&us->watch.opened_count, __ATOMIC_RELAXED);
+    if (opened > us->stats->fences_opened) {
+        us->stats->fences_opened = opened;
+        refuse(&us->stats->refused_fence_opened);
+    }
+}
+
+/// Sleeps until there is something to do. What is asked for is done at once, the rest after a while.
+static void wait_for_work(struct reclaimer *us) {
+    struct ptreclaim_control *control = &us->stats->control;
+    const uint64_t start = ptreclaim_monotonic_nanoseconds();
+    uint64_t since = start; // when there came to be something to do
+    bool has_work = !terms.follows_purges || us->next_run < us->run_count;
+    for (;;) {
+        const uint32_t seen = __atomic_load_n(&control->nudges, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&control->requests, __ATOMIC_ACQUIRE)
+            != __atomic_load_n(&control->answers, __ATOMIC_RELAXED)) {
+            return;
+        }
+        const uint64_t now = ptreclaim_monotonic_nanoseconds();
+        if (!has_work && __atomic_load_n(&wiped()->has_candidates, __ATOMIC_SEQ_CST)) {
+            has_work = true;
+            since = now;
+        }
+        const uint64_t waited = now - since;
+        uint64_t rest = waited < us->pause_ns ? us->pause_ns - waited : 0;
+        if (now < us->earliest_ns && rest < us->earliest_ns - now) {
+            rest = us->earliest_ns - now;
+        }
+        if (has_work && !rest) {
+            return;
+        }
+        // Without anything to do it looks every ten seconds whether it is the last thread.
+        sleep_until_nudged(us->stats, seen, has_work ? rest : 10000 * millisecond);
+        if (!has_work && is_alone()) {
+            return;
+        }
+    }
+}
+
+static void *reclaim(void *argument) {
+    struct ptreclaim_wiped_on_fork *ours = argument;
+    struct reclaimer us = {.longest_fenced_run = MOST_FENCED, .pause_ns = terms.delay_ns};
+    us.stats = ptreclaim_stats();
+    const int error = ptreclaim_service_enter(&us.service);
+    static struct ptreclaim_candidates runs[MOST_RUNS];
+    us.runs = runs;
+    us.service.is_probed = true;
+    us.service.must_not_wait = true;
+    us.service.watch = &us.watch;
+    us.is_above_watermark = terms.watermark_tables == 0;
+    if (error || ptreclaim_watch_start(&us.watch)) {
+        refuse(&us.stats->refused_no_service_thread);
+        __atomic_store_n(&ours->reclaimer, FAILED, __ATOMIC_RELEASE);
+        return NULL;
+    }
+    __atomic_store_n(&ours->reclaimer, RUNNING, __ATOMIC_RELEASE);
+    while (terms.is_enabled && !us.stats->fences_opened) {
+        wait_for_work(&us);
+        if (is_alone()) {
+            break;
+        }
+        const uint64_t start = ptreclaim_monotonic_nanoseconds();
+        pass_once(&us);
+        const uint64_t end = ptreclaim_monotonic_nanoseconds();
+        us.earliest_ns = end + (end - start) * (100 - terms.budget_percent) / terms.budget_percent;
+    }
+    ptreclaim_watch_end(&us.watch);
+    return NULL;
+}
+
+// ---- starting ---------------------------------------------------------------------------------
+
+static bool is_child(void) {
+    static pid_t first;
+    const pid_t now = ptreclaim_getpid();
+    if (!first) {
+        first = now;
+    }
+    return now != first;
+}
+
+void ptreclaim_reclaimer_start_if_needed(void) {
+    struct ptreclaim_wiped_on_fork *ours = wiped();
+    if (!terms.is_enabled || !ours
+        || __builtin_expect(__atomic_load_n(&ours->reclaimer, __ATOMIC_RELAXED) != NONE, 1)
+        || !__atomic_load_n(&ours->is_needed, __ATOMIC_RELAXED)) {
+        return;
+    }
+    uint32_t none = NONE;
+    if (!__atomic_compare_exchange_n(
+            &ours->reclaimer, &none, STARTING, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+        return;
+    }
+    uint64_t *refusal = NULL;
+    if (is_child() && !terms.is_inherited) {
+        refusal = &ptreclaim_stats()->refused_child;
+    } else if (ptreclaim_service_start(reclaim, ours)) {
+        refusal = &ptreclaim_stats()->refused_no_service_thread;
+    }
+    if (refusal) {
+        refuse(refusal);
+        __atomic_store_n(&ours->reclaimer, FAILED, __ATOMIC_RELEASE);
+    }
+}
+
+void ptreclaim_reclaimer_enable(const struct ptreclaim_options *options, bool follows_purges) {
+    terms.follows_purges = follows_purges;
+    terms.mark_mask = PTRECLAIM_MARK_OFF | (options->ranges ? PTRECLAIM_MARK_ON : 0);
+    terms.mark_wanted = options->ranges ? PTRECLAIM_MARK_ON : 0;
+    terms.delay_ns = options->delay_ms ? options->delay_ms * millisecond : 1;
+    const uint64_t longest_pass = terms.delay_ns / 100 * options->budget_percent;
+    terms.budget_ns = longest_pass < millisecond ? millisecond : longest_pass;
+    terms.budget_percent = options->budget_percent;
+    terms.most_tables = (uint64_t)options->size_mb * 256;
+    terms.watermark_tables = options->watermark_kb / 4;
+    terms.is_inherited = options->inherit != 0;
+    (void)is_child();
+    terms.is_enabled = true;
+    // What was mapped before this is memory of the process as well.
+    ptreclaim_reclaimer_needed();
+}

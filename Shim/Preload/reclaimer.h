@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The thread that looks at tables and frees them, in the modes that need one, and what other threads
+// tell it. Only this thread opens fences.
+
+#ifndef PTRECLAIM_RECLAIMER_H
+#define PTRECLAIM_RECLAIMER_H
+
+#include "options.h"
+#include "stats.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/// Lets the thread be started where it is first needed. Constructor only.
+void ptreclaim_reclaimer_enable(const struct ptreclaim_options *options, bool follows_purges);
+
+/// Starts it, if this process needs it and has none. Not in a hook of an allocator, nor in a signal
+/// handler: glibc allocates for a new thread. One load where there is nothing to do.
+void ptreclaim_reclaimer_start_if_needed(void);
+
+/// Something was mapped: there may be something to do. Anywhere.
+void ptreclaim_reclaimer_needed(void);
+
+/// `start ..< end` was given back by `advice`, and nothing failed. Anywhere.
+void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice);
+
+/// The application makes a userfaultfd of its own: no more fences in this process. Waits for one that
+/// is up. Anywhere.
+void ptreclaim_reclaimer_give_way(void);
+
+#endif
