@@ -126,7 +126,8 @@ let package = Package(
             name: "ShimCore", dependencies: ["CLinuxMM", "CReclaim"], path: "Shim/Core",
             swiftSettings: shimCoreSettings),
         .target(
-            name: "Preload", dependencies: ["ShimCore", "CLinuxMM", "CStatsPage", "CTraceFile"],
+            name: "Preload",
+            dependencies: ["ShimCore", "CLinuxMM", "CStatsPage", "CTraceFile", "CReclaim"],
             path: "Shim/Preload", cSettings: libraryCSettings,
             linkerSettings: libraryLinkerSettings(exporting: "preload.map")),
         .target(

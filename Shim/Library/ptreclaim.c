@@ -34,6 +34,13 @@ EXPORT int ptreclaim(
     return 0;
 }
 
+/// Where the preload library is in the process, its function of this name comes first.
+EXPORT int ptreclaim_advise(void *address, size_t length, unsigned int advice) {
+    (void)address, (void)length, (void)advice;
+    errno = EOPNOTSUPP;
+    return -1;
+}
+
 EXPORT const char *ptreclaim_kept_name(unsigned int reason) {
     return ptreclaim_core_kept_name(reason);
 }

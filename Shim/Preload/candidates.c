@@ -10,6 +10,9 @@ enum { SLOT_COUNT = 4096, COUNT_BITS = 26 };
 // as true there.
 static uint64_t slots[SLOT_COUNT];
 static uint64_t put_count, taken_count;
+static uint64_t rounds = 1;
+
+uint64_t ptreclaim_candidates_round(void) { return __atomic_load_n(&rounds, __ATOMIC_ACQUIRE); }
 
 bool ptreclaim_candidates_add(uint64_t first, uint64_t count) {
     const uint64_t put = __atomic_load_n(&put_count, __ATOMIC_RELAXED);
@@ -53,6 +56,7 @@ static size_t join(struct ptreclaim_candidates *runs, size_t count) {
 }
 
 size_t ptreclaim_candidates_take(struct ptreclaim_candidates *runs, size_t capacity) {
+    __atomic_fetch_add(&rounds, 1, __ATOMIC_SEQ_CST);
     const uint64_t end = __atomic_load_n(&put_count, __ATOMIC_ACQUIRE);
     size_t count = 0;
     uint64_t place = taken_count;

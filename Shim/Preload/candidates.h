@@ -18,6 +18,10 @@ struct ptreclaim_candidates {
 /// Puts down. False where there was no room. Anywhere; no lock, no allocation.
 bool ptreclaim_candidates_add(uint64_t first, uint64_t count);
 
+/// How often they have been taken, counting from 1. What was put down in this round will be looked at
+/// after the next begins.
+uint64_t ptreclaim_candidates_round(void);
+
 /// Takes what has been put down, sorted and joined. Returns how many runs: at most `capacity`.
 /// The service thread only.
 size_t ptreclaim_candidates_take(struct ptreclaim_candidates *runs, size_t capacity);

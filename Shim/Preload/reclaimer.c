@@ -8,7 +8,7 @@
 #include "layout.h"
 #include "linux_mm.h"
 #include "live_state.h"
-#include "probe.h"
+#include "stats.h"
 #include "watch.h"
 
 #include <time.h>
@@ -92,21 +92,20 @@ void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice) {
         return;
     }
     // Of the spans that it covers whole the kernel has freed the tables itself.
-    static _Thread_local uint64_t put_down_last; // allocators purge one span piece by piece
-    static _Thread_local uint64_t put_down_at_ns;
+    static _Thread_local uint64_t put_down_last, put_down_round; // one span is purged piece by piece
     const bool covers_first = (start & (span_bytes - 1)) == 0 && end - start >= span_bytes;
     const bool covers_last = (end & (span_bytes - 1)) == 0 && end - start >= span_bytes;
-    const uint64_t now = ptreclaim_monotonic_nanoseconds();
-    if (!covers_first
-        && !(put_down_last == first && now - put_down_at_ns < terms.delay_ns / 2)) {
+    // In the same round it has not been looked at since.
+    const uint64_t round = ptreclaim_candidates_round();
+    if (!covers_first && !(put_down_last == first && put_down_round == round)) {
         put_down(first, 1);
         put_down_last = first;
-        put_down_at_ns = now;
+        put_down_round = round;
     }
     if (!covers_last && last != first) {
         put_down(last, 1);
         put_down_last = last;
-        put_down_at_ns = now;
+        put_down_round = round;
     }
 }
 
@@ -125,6 +124,43 @@ void ptreclaim_reclaimer_give_way(void) {
         refuse(&ptreclaim_stats()->refused_application_userfaultfd);
         terms.is_enabled = false;
     }
+}
+
+bool ptreclaim_reclaimer_is_enabled(void) { return terms.is_enabled; }
+
+// In wiped_on_fork->now: one caller at a time, who waits.
+enum { NOBODY = 0, PREPARING = 1, ASKED = 2, ANSWERED = 3 };
+static uintptr_t now_start, now_end; // of whoever is PREPARING
+
+int ptreclaim_reclaimer_now(uintptr_t start, uintptr_t end) {
+    struct ptreclaim_wiped_on_fork *ours = wiped();
+    if (!terms.is_enabled || !ours) {
+        return EOPNOTSUPP;
+    }
+    ptreclaim_reclaimer_needed();
+    ptreclaim_reclaimer_start_if_needed();
+    uint32_t seen = NOBODY;
+    while (!__atomic_compare_exchange_n(
+        &ours->now, &seen, PREPARING, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+        ptreclaim_futex_wait(&ours->now, seen, 100);
+        seen = NOBODY;
+    }
+    now_start = start;
+    now_end = end;
+    __atomic_store_n(&ours->now, ASKED, __ATOMIC_RELEASE);
+    nudge(ptreclaim_stats());
+    int error = 0;
+    while (__atomic_load_n(&ours->now, __ATOMIC_ACQUIRE) != ANSWERED) {
+        ptreclaim_futex_wait(&ours->now, ASKED, 100);
+        if (!terms.is_enabled || __atomic_load_n(&ours->reclaimer, __ATOMIC_ACQUIRE) == FAILED
+            || __atomic_load_n(&ours->now, __ATOMIC_ACQUIRE) == NOBODY) {
+            error = EAGAIN; // it has gone, or we are a child that was forked out of the wait
+            break;
+        }
+    }
+    __atomic_store_n(&ours->now, NOBODY, __ATOMIC_RELEASE);
+    ptreclaim_futex_wake(&ours->now, INT32_MAX);
+    return error;
 }
 
 // ---- passes -----------------------------------------------------------------------------------
@@ -256,6 +292,26 @@ static void look_at_candidates(struct reclaimer *us) {
     }
 }
 
+/// What a thread waits for: ptreclaim_advise(NOW).
+static bool answer_waiting(struct reclaimer *us) {
+    struct ptreclaim_wiped_on_fork *ours = wiped();
+    if (__atomic_load_n(&ours->now, __ATOMIC_ACQUIRE) != ASKED) {
+        return false;
+    }
+    struct ptreclaim_pass pass = begin_pass(us);
+    pass.start = now_start;
+    pass.end = now_end;
+    pass.most_tables = UINT64_MAX;
+    pass.deadline_ns = UINT64_MAX;
+    (void)serve(us, &pass);
+    uint32_t asked = ASKED;
+    if (__atomic_compare_exchange_n(
+            &ours->now, &asked, ANSWERED, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+        ptreclaim_futex_wake(&ours->now, INT32_MAX);
+    }
+    return true;
+}
+
 /// Less at once where fences have become long: somebody else holds the mmap lock.
 static void adapt(struct reclaimer *us) {
     struct ptreclaim_fences *fences = &us->service.fences;
@@ -347,6 +403,8 @@ static void pass_once(struct reclaimer *us) {
     ptreclaim_watch_wake(&us->watch);
     if (is_asked) {
         answer(us, request);
+    } else if (answer_waiting(us)) {
+        // Done: the next pass comes when it would have come.
     } else if (!__atomic_load_n(&control->is_off, __ATOMIC_RELAXED)) {
         ptreclaim_count(&us->stats->passes, 1);
         if (terms.follows_purges) {
@@ -375,7 +433,8 @@ static void wait_for_work(struct reclaimer *us) {
     for (;;) {
         const uint32_t seen = __atomic_load_n(&control->nudges, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&control->requests, __ATOMIC_ACQUIRE)
-            != __atomic_load_n(&control->answers, __ATOMIC_RELAXED)) {
+                != __atomic_load_n(&control->answers, __ATOMIC_RELAXED)
+            || __atomic_load_n(&wiped()->now, __ATOMIC_ACQUIRE) == ASKED) {
             return;
         }
         const uint64_t now = ptreclaim_monotonic_nanoseconds();
@@ -427,6 +486,7 @@ static void *reclaim(void *argument) {
         us.earliest_ns = end + (end - start) * (100 - terms.budget_percent) / terms.budget_percent;
     }
     ptreclaim_watch_end(&us.watch);
+    __atomic_store_n(&ours->reclaimer, FAILED, __ATOMIC_RELEASE);
     return NULL;
 }
 

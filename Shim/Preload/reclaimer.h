@@ -7,13 +7,19 @@
 #define PTRECLAIM_RECLAIMER_H
 
 #include "options.h"
-#include "stats.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 /// Lets the thread be started where it is first needed. Constructor only.
 void ptreclaim_reclaimer_enable(const struct ptreclaim_options *options, bool follows_purges);
+
+/// Whether there is, or may be, such a thread in this process.
+bool ptreclaim_reclaimer_is_enabled(void);
+
+/// Frees the empty tables of `start ..< end`, span-aligned, on that thread, and waits for it. Returns
+/// 0 or an errno. Only where a thread of the application may allocate.
+int ptreclaim_reclaimer_now(uintptr_t start, uintptr_t end);
 
 /// Starts it, if this process needs it and has none. Not in a hook of an allocator, nor in a signal
 /// handler: glibc allocates for a new thread. One load where there is nothing to do.

@@ -369,7 +369,8 @@ static size_t next_used(struct layout *layout, size_t gib) {
     return GIB_COUNT;
 }
 
-/// Where the lowest span from `start` on is that matches, or does not; `end` if there is none.
+/// Where the lowest span from `start` on is whose word, of the bits in `mask`, is `wanted`, or is not;
+/// `end` if there is none. `wanted` is not zero.
 static uintptr_t seek(
     struct layout *layout, uintptr_t start, uintptr_t end, uint32_t mask, uint32_t wanted,
     bool matches) {
@@ -388,7 +389,7 @@ static uintptr_t seek(
         for (; start < stop; start += span_bytes) {
             const uint32_t word =
                 words ? __atomic_load_n(&words[span_in_gib(start)], __ATOMIC_ACQUIRE) : uniform;
-            if (((word & (PAGES | mask)) == (PAGES_PER_SPAN | wanted)) == matches) {
+            if (((word & mask) == wanted) == matches) {
                 return start;
             }
             if (!words) {
@@ -408,9 +409,21 @@ bool ptreclaim_layout_find(
     if (!layout || start >= end) {
         return false;
     }
+    mask |= PAGES;
+    wanted |= PAGES_PER_SPAN;
     *first = seek(layout, start, end, mask, wanted, true);
     *last = seek(layout, *first, end, mask, wanted, false);
     return *first < *last;
+}
+
+uintptr_t ptreclaim_layout_off(uintptr_t start, uintptr_t end, bool *is_off) {
+    struct layout *layout = layout_now();
+    *is_off = layout && start < top && (ptreclaim_layout_word(start) & PTRECLAIM_MARK_OFF);
+    return !layout || start >= top
+               ? end
+               : seek(
+                     layout, start & ~(span_bytes - 1), end, PTRECLAIM_MARK_OFF, PTRECLAIM_MARK_OFF,
+                     !*is_off);
 }
 
 static bool claim_span(struct layout *layout, uintptr_t span, uint32_t mask, uint32_t wanted) {
@@ -477,8 +490,12 @@ uint32_t ptreclaim_layout_word(uintptr_t address) {
     return word & (PAGES | MARKS);
 }
 
-void ptreclaim_layout_stop(void) {
-    __atomic_store_n(&stopped, true, __ATOMIC_SEQ_CST);
+void ptreclaim_layout_settle(void) {
     while (wait_for_release()) {
     }
+}
+
+void ptreclaim_layout_stop(void) {
+    __atomic_store_n(&stopped, true, __ATOMIC_SEQ_CST);
+    ptreclaim_layout_settle();
 }

@@ -42,7 +42,9 @@ extension LiveSpace {
             case Int(PTRECLAIM_VMA_PRIVATE_FILE.rawValue): .privateFile
             default: .special
             }
-        return Mapping(range: range, kind: kind).part(at: address, stackAddress: stackAddress)
+        let mapping = Mapping(range: range, kind: kind)
+        return servable == nil
+            ? mapping.part(at: address, stackAddress: stackAddress) : partLeftAlone(mapping, address)
     }
 
     public func hidesTables(at address: UInt) throws(ReclaimError) -> Bool {

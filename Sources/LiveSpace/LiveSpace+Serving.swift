@@ -50,6 +50,18 @@ extension LiveSpace: ServedSpace {
     }
 }
 
+extension LiveSpace {
+    /// The part of `mapping` around `address` that is marked OFF, or is not.
+    func partLeftAlone(_ mapping: Mapping, _ address: UInt) -> Mapping {
+        guard mapping.kind != .hole else { return mapping }
+        var isOff = false
+        let end = unsafe ptreclaim_layout_off(address, mapping.range.end, &isOff)
+        return Mapping(
+            range: AddressRange(start: address, end: end),
+            kind: isOff ? .switchedOff : mapping.kind)
+    }
+}
+
 // MARK: - Freeing what can be claimed
 
 extension LiveSpace {

@@ -41,6 +41,8 @@ public struct Mapping: Equatable, Sendable {
         case special
         /// The stack of the thread that called, from the guard below it up to where it is in use.
         case ownStack
+        /// Somebody has asked that it be left alone, whatever it is.
+        case switchedOff
     }
 
     public let range: AddressRange

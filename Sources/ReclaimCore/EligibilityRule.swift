@@ -21,9 +21,9 @@ public enum EligibilityRule {
         case keep(KeptReason)
     }
 
-    ///     | access | anonymous | shared | private file | special, own stack |
-    ///     | owned  |   free    |  free  |     free     |        keep        |
-    ///     | shared |  fenced   |  free  |     keep     |        keep        |
+    ///     | access | anonymous | shared | private file | special, own stack, off |
+    ///     | owned  |   free    |  free  |     free     |           keep          |
+    ///     | shared |  fenced   |  free  |     keep     |           keep          |
     ///
     /// A write to a shared mapping lands in the page cache, whatever becomes of the table. A write
     /// to a private file mapping does not stop at a fence when the page is in the page cache.
@@ -32,6 +32,7 @@ public enum EligibilityRule {
         case (.hole, _): .keep(.unmapped)
         case (.special, _): .keep(.specialVMA)
         case (.ownStack, _): .keep(.ownStack)
+        case (.switchedOff, _): .keep(.switchedOff)
         case (.shared, _), (.anonymous, .owned), (.privateFile, .owned): .free
         case (.anonymous, .shared): .freeFenced
         case (.privateFile, .shared): .keep(.privateFile)

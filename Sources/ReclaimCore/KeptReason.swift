@@ -43,6 +43,8 @@ public enum KeptReason: UInt8, Sendable {
     /// Of the preload library's thread only: mapped by calls that it did not see, so it might be
     /// unmapped unseen.
     case unseenMapping = 18
+    /// Of the same thread: somebody has switched the range off, and it was not looked at.
+    case switchedOff = 19
 
     /// The spelling in reports, camel case.
     public var name: StaticString {
@@ -66,16 +68,17 @@ public enum KeptReason: UInt8, Sendable {
         case .losesAttributes: "losesAttributes"
         case .forking: "forking"
         case .unseenMapping: "unseenMapping"
+        case .switchedOff: "switchedOff"
         }
     }
 
     /// How many reasons there are.
-    public static var count: Int { 19 }
+    public static var count: Int { 20 }
 }
 
 /// One counter per `KeptReason`, without an allocation.
 public struct KeptCounts: Equatable, Sendable {
-    private var counts = InlineArray<19, Int>(repeating: 0)
+    private var counts = InlineArray<20, Int>(repeating: 0)
 
     public init() {}
 

@@ -71,8 +71,10 @@ extension ReclaimWalk {
         _ spans: SpanRun, _ mapping: Mapping, _ verdict: EligibilityRule.Verdict,
         _ pass: inout WalkProgress
     ) throws(ReclaimError) -> UInt {
-        // Nothing is there, or nothing that a look could make sense of.
-        if case .keep(let reason) = verdict, reason == .unmapped || reason == .specialVMA {
+        // Nothing is there, or nothing that a look could make sense of, or is welcome to.
+        if case .keep(let reason) = verdict,
+            reason == .unmapped || reason == .specialVMA || reason == .switchedOff
+        {
             pass.keep(spans.count, reason)
             return spans.end
         }

@@ -207,7 +207,7 @@ struct CInterfaceTests {
             #expect(number == reason.rawValue)
         }
         // A caller vouches for the mappings.
-        #expect(numbers.map(\.1) + [.unseenMapping] == KeptReason.allCases)
+        #expect(numbers.map(\.1) + [.unseenMapping, .switchedOff] == KeptReason.allCases)
         #expect(PTRECLAIM_KEPT_REASONS == numbers.count)
         #expect(KeptReason.count == KeptReason.allCases.count)
     }

@@ -76,6 +76,12 @@ bool ptreclaim_layout_claim(
 
 void ptreclaim_layout_release(uintptr_t first, uintptr_t last);
 
+/// Whether the span at `start` is marked OFF, and up to where the spans are like it, at most `end`.
+uintptr_t ptreclaim_layout_off(uintptr_t start, uintptr_t end, bool *is_off);
+
+/// Waits until nothing is claimed that was claimed before this call.
+void ptreclaim_layout_settle(void);
+
 /// Pages of the span at `address` that were seen, and its marks. For tests and reports.
 uint32_t ptreclaim_layout_word(uintptr_t address);
 

@@ -28,10 +28,11 @@ struct ptreclaim_wiped_on_fork {
     uint32_t service_thread;
     uint32_t service_request;
     uint32_t service_answer;
-    uint32_t reclaimer; // the four words of the preload library's reclaimer.c
+    uint32_t reclaimer; // the five words of the preload library's reclaimer.c
     uint32_t is_needed;
     uint32_t has_candidates;
     uint32_t has_lost_candidates;
+    uint32_t now;
 };
 
 struct ptreclaim_live_state {

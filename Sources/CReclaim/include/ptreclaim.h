@@ -83,6 +83,35 @@ struct ptreclaim_report {
 // The corresponding kernel call is madvise(MADV_PT_RECLAIM), proposed in June 2024, never merged.
 int ptreclaim(void *address, size_t length, unsigned int access, struct ptreclaim_report *report);
 
+// Advice for `ptreclaim_advise`.
+enum {
+    // Serve this range where only marked memory is served (PTRECLAIM_RANGES=marked), and again where
+    // it was OFF.
+    PTRECLAIM_ON = 1,
+    // Leave this range alone: its tables are not looked at, not fenced and not freed.
+    PTRECLAIM_OFF = 2,
+    // Free the empty tables of this range now, and return when that is done.
+    PTRECLAIM_NOW = 3,
+};
+
+// Tells the preload library, in its modes madvise, scan and hooks+scan, what to do about
+// [address, address + length). For its modes that take memory from a thread of their own; the hooks on
+// jemalloc take jemalloc's memory only, and always.
+//
+// `address` is page-aligned. ON and NOW take the 2 MiB spans that lie wholly inside the range, OFF
+// those that it touches. A mark stays with its memory however that is split, and ends where it is
+// unmapped. NOW frees what the library may free by itself: memory that was mapped through libc; with
+// ptreclaim() the caller vouches for the mapping instead.
+//
+// Returns 0, or -1 and sets errno. Not async-signal-safe, nor for an allocator's hooks.
+//   EINVAL      address or advice is wrong
+//   EOPNOTSUPP  the preload library is not in this process, or has no such mode here
+//   ENOMEM      no memory to remember it
+//   EAGAIN      NOW: no thread is to be had
+// The corresponding kernel calls are the madvise options of the proposals on linux-mm of June and July
+// 2024, never merged.
+int ptreclaim_advise(void *address, size_t length, unsigned int advice);
+
 // The name of a PTRECLAIM_KEPT_* reason, or NULL.
 const char *ptreclaim_kept_name(unsigned int reason);
 
