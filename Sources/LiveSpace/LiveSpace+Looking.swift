@@ -44,7 +44,8 @@ extension LiveSpace {
             }
         let mapping = Mapping(range: range, kind: kind)
         return servable == nil
-            ? mapping.part(at: address, stackAddress: stackAddress) : partLeftAlone(mapping, address)
+            ? mapping.part(at: address, stackAddress: stackAddress)
+            : partLeftAlone(mapping, address)
     }
 
     public func hidesTables(at address: UInt) throws(ReclaimError) -> Bool {

@@ -89,7 +89,8 @@ extension ReclaimWalk where Space: ServedSpace {
     ) throws(ReclaimError) {
         var rest = tables
         while !rest.isEmpty {
-            let run = !terms.frees ? nil : terms.isImmediate ? rest : space.firstRemembered(in: rest)
+            var run: SpanRun?
+            if terms.frees { run = terms.isImmediate ? rest : space.firstRemembered(in: rest) }
             let end = run?.start ?? rest.end
             if rest.start < end { space.remember(rest.prefix(upTo: end)) }
             guard let run else { return }
