@@ -75,7 +75,8 @@ static long call_write(struct stage *stage) {
 }
 
 static bool file_has_zeros(struct stage *stage) {
-    return pread(stage->in, stage->buffer, BUFFER_BYTES, 0) == BUFFER_BYTES && buffer_is_zero(stage);
+    return pread(stage->in, stage->buffer, BUFFER_BYTES, 0) == BUFFER_BYTES
+           && buffer_is_zero(stage);
 }
 
 static long call_sendfile(struct stage *stage) {
@@ -200,8 +201,17 @@ static bool starts_with_pattern(struct stage *stage) {
     return memcmp(stage->buffer, pattern, 512) == 0;
 }
 
+static const char *open_terminal_to_write(struct stage *stage) {
+    const char *reason = open_terminal(stage);
+    fcntl(stage->out, F_SETFL, O_NONBLOCK);
+    return reason;
+}
+
+/// FIONREAD does not tell of what is on its way from one end to the other.
 static void flush_terminal(struct stage *stage) {
-    drain_out(stage);
+    char bytes[BUFFER_BYTES];
+    while (read(stage->out, bytes, sizeof(bytes)) > 0) {
+    }
 }
 
 static long call_write_512(struct stage *stage) {
@@ -369,7 +379,7 @@ const struct path file_paths[] = {
     {"vmsplice-out", open_pipe, refill_pipe, call_vmsplice_out, BUFFER_BYTES, buffer_has_pattern,
      0, 0},
     {"read-tty", open_terminal, fill_terminal, call_read_512, 512, starts_with_pattern, 0, 0},
-    {"write-tty", open_terminal, flush_terminal, call_write_512, 512, NULL, 0, 0},
+    {"write-tty", open_terminal_to_write, flush_terminal, call_write_512, 512, NULL, 0, 0},
     {"read-eventfd", open_eventfd, signal_eventfd, call_read_8, 8, buffer_is_not_zero, 0, 0},
     {"epoll-wait-events", open_epoll, NULL, call_epoll_wait, 1, event_is_right, 0, 0},
     {"poll-array", NULL, NULL, call_poll, 0, NULL, 0, 0},

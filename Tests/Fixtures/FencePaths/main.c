@@ -8,7 +8,7 @@
 //
 // A round: empty span; fence up; the access starts on another thread; the userfaultfd says that
 // somebody waits, or the call has returned; hold; second look and free; fence down; result. Then a
-// storm: fences come and go while the access is repeated. A line for each path:
+// storm of N fences, while the access is repeated. A line for each path:
 //
 //   NAME: waits | fails ERRNO | short | wrong data | hangs | not met | skipped REASON
 //
@@ -226,17 +226,13 @@ static void *access_span(void *nothing) {
         sem_wait(&go);
         count(&report->failed, &report->cut_short, &report->wrong);
     }
-    uint64_t end = ptreclaim_monotonic_nanoseconds() + 1500000000;
-    for (unsigned call = 0; call < options.storm_count; ++call) {
+    sem_post(&done);
+    while (!atomic_load(&storm_is_over)) {
         prepare_call();
         result = path->call(&stage);
         atomic_fetch_add(&report->storm_calls, 1);
         count(&report->storm_failed, &report->storm_cut_short, &report->storm_wrong);
-        if (ptreclaim_monotonic_nanoseconds() > end) {
-            break;
-        }
     }
-    atomic_store(&storm_is_over, true);
     return NULL;
 }
 
@@ -273,7 +269,8 @@ static void ignore_signal(int signal) {
 
 static _Noreturn void play(void) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    alarm(WATCHDOG_SECONDS);
+    unsigned fence_count = options.round_count + options.storm_count;
+    alarm(WATCHDOG_SECONDS + (unsigned)(1ull * fence_count * options.hold_microseconds / 1000000));
     struct sigaction action = {.sa_handler = ignore_signal}; // no SA_RESTART
     sigaction(SIGUSR1, &action, NULL);
     char *memory = mmap(
@@ -297,7 +294,8 @@ static _Noreturn void play(void) {
     for (unsigned round = 0; round < options.round_count; ++round) {
         play_round();
     }
-    while (!atomic_load(&storm_is_over)) {
+    wait_for(&done);
+    for (unsigned fence = 0; fence < options.storm_count; ++fence) {
         put_up();
         pause_for(options.hold_microseconds);
         free_if_empty();
@@ -305,6 +303,7 @@ static _Noreturn void play(void) {
         struct timespec gap = {0, 50000};
         nanosleep(&gap, NULL);
     }
+    atomic_store(&storm_is_over, true);
     pthread_join(accessor, NULL);
     _exit(0);
 }

@@ -103,7 +103,8 @@ void print_messages(void) {
     uint64_t end = ptreclaim_monotonic_nanoseconds();
     printf(
         "with nobody waiting: read %llu ns (EAGAIN), poll %llu ns\n",
-        (unsigned long long)((middle - start) / TIMES), (unsigned long long)((end - middle) / TIMES));
+        (unsigned long long)((middle - start) / TIMES),
+        (unsigned long long)((end - middle) / TIMES));
     // Unread faults, over and over: does anything get slower?
     same_page = false;
     for (int batch = 0; batch < 3; ++batch) {

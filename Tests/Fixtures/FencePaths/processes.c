@@ -4,6 +4,9 @@
 
 #include "paths.h"
 
+#include "linux_mm.h"
+
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -11,11 +14,14 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/rseq.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -298,6 +304,31 @@ static long call_leave(struct stage *stage) {
     return 0;
 }
 
+// A joiner sleeps on a thread id, and the page that had it is discarded: the exit's wake is all
+// that is left to it.
+static pthread_t joiner;
+
+static void *join_by_tid(void *word) {
+    const struct timespec patience = {0, 50000000};
+    return (void *)(intptr_t)futex(word, FUTEX_WAIT, (uint32_t)leaver, &patience, NULL, 0);
+}
+
+static void start_clear_tid_and_joiner(struct stage *stage) {
+    start_leaver(stage, CLONE_CHILD_CLEARTID, NULL);
+    *word_of(stage) = (uint32_t)leaver;
+    if (pthread_create(&joiner, NULL, join_by_tid, word_of(stage))) {
+        give_up("thread");
+    }
+    usleep(2000); // it sleeps
+}
+
+static long call_leave_and_join(struct stage *stage) {
+    void *result;
+    call_leave(stage);
+    pthread_join(joiner, &result);
+    return (long)(intptr_t)result;
+}
+
 static long call_set_tid(struct stage *stage) {
     atomic_store(&leave, 1);
     leaver = clone(
@@ -331,6 +362,60 @@ static long call_execve(struct stage *stage) {
         return -errno;
     }
     return WIFEXITED(status) ? -WEXITSTATUS(status) : -EIO;
+}
+
+// ---- the dump ----------------------------------------------------------------------------------
+
+/// The dump is of the process that the fence is in, and ends it: so in a child with a fence of its
+/// own. The span must be in it, as a hole or as zeros.
+static long call_core_dump(struct stage *stage) {
+    int status = 0;
+    char directory[] = "/var/tmp/fence-paths-XXXXXX";
+    if (!mkdtemp(directory)) {
+        give_up("directory");
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+        int fd = ptreclaim_open_userfaultfd();
+        struct ptreclaim_uffd_register registration = {
+            .range = {(uintptr_t)stage->span, SPAN_BYTES},
+            .mode = PTRECLAIM_UFFD_REGISTER_MISSING};
+        alarm(5);
+        signal(SIGABRT, SIG_DFL); // the Swift runtime may have put a backtrace there
+        if (chdir(directory) < 0 || setrlimit(RLIMIT_CORE, &all) < 0
+            || ptreclaim_ioctl(fd, PTRECLAIM_UFFDIO_REGISTER, &registration) < 0) {
+            _exit(1);
+        }
+        abort();
+    }
+    waitpid(child, &status, 0);
+    DIR *entries = opendir(directory);
+    struct stat core = {0};
+    for (struct dirent *entry; (entry = readdir(entries));) {
+        if (entry->d_name[0] != '.') {
+            fstatat(dirfd(entries), entry->d_name, &core, 0);
+            unlinkat(dirfd(entries), entry->d_name, 0);
+        }
+    }
+    closedir(entries);
+    rmdir(directory);
+    if (!WIFSIGNALED(status) || !WCOREDUMP(status)) {
+        return -EIO;
+    }
+    return core.st_size > SPAN_BYTES ? 0 : 1;
+}
+
+static const char *look_where_cores_go(struct stage *stage) {
+    (void)stage;
+    char core[8] = "";
+    int fd = open("/proc/sys/kernel/core_pattern", O_RDONLY);
+    ssize_t count = read(fd, core, sizeof(core) - 1);
+    close(fd);
+    if (count <= 0 || core[0] == '|' || core[0] == '/') {
+        return "cores do not go to the working directory";
+    }
+    return NULL;
 }
 
 // ---- memory management -------------------------------------------------------------------------
@@ -415,6 +500,7 @@ const struct path process_paths[] = {
     {"rseq", unregister_rseq, NULL, call_rseq, 0, rseq_has_cpu, 0, 0},
     {"set-tid", NULL, NULL, call_set_tid, 0, tids_are_set, 0, 0},
     {"clear-tid-at-exit", NULL, start_clear_tid, call_leave, 0, buffer_is_zero, 0, 0},
+    {"clear-tid-wake", NULL, start_clear_tid_and_joiner, call_leave_and_join, 0, NULL, 0, 0},
     {"robust-list-at-exit", NULL, start_robust, call_leave, 0, buffer_is_zero, 0, 0},
     {"execve-arguments", NULL, NULL, call_execve, 0, NULL, 0, 0},
     {"mlock", NULL, NULL, call_mlock, 0, unlock, 0, 0},
@@ -428,7 +514,7 @@ const struct path process_paths[] = {
     {"move-pages-status", NULL, NULL, call_move_pages_status, 0, NULL, 0, 0},
     {"migrate-pages", NULL, NULL, call_migrate_pages, 0, NULL, 0, 0},
     {"get-mempolicy", NULL, NULL, call_get_mempolicy, 0, NULL, 0, 0},
-    {"core-dump", NULL, NULL, NULL, 0, NULL, 0, "the process that dumps is the one that is fenced"},
+    {"core-dump", look_where_cores_go, NULL, call_core_dump, 0, NULL, 0, 0},
     {"kvm", NULL, NULL, NULL, 0, NULL, 0, "needs /dev/kvm"},
     {"vfio", NULL, NULL, NULL, 0, NULL, 0, "needs an IOMMU group"},
     {0},

@@ -139,17 +139,19 @@ static void collect_notices(struct stage *stage) {
 static const char *open_tcp_zerocopy(struct stage *stage) {
     int one = 1;
     const char *reason = open_tcp(stage);
-    return reason                                                                  ? reason
-           : setsockopt(stage->in, SOL_SOCKET, SO_ZEROCOPY, &one, sizeof(one)) < 0 ? "no SO_ZEROCOPY"
-                                                                                   : NULL;
+    if (!reason && setsockopt(stage->in, SOL_SOCKET, SO_ZEROCOPY, &one, sizeof(one)) < 0) {
+        reason = "no SO_ZEROCOPY";
+    }
+    return reason;
 }
 
 static const char *open_udp_zerocopy(struct stage *stage) {
     int one = 1;
     const char *reason = open_udp(stage);
-    return reason                                                                  ? reason
-           : setsockopt(stage->in, SOL_SOCKET, SO_ZEROCOPY, &one, sizeof(one)) < 0 ? "no SO_ZEROCOPY"
-                                                                                   : NULL;
+    if (!reason && setsockopt(stage->in, SOL_SOCKET, SO_ZEROCOPY, &one, sizeof(one)) < 0) {
+        reason = "no SO_ZEROCOPY";
+    }
+    return reason;
 }
 
 static long call_getsockopt(struct stage *stage) {

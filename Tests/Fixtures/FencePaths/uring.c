@@ -139,9 +139,10 @@ static const char *open_polled_direct(struct stage *stage) {
 static const char *open_iopoll(struct stage *stage) {
     stage->in = open_file(O_DIRECT);
     const char *reason = open_ring(IORING_SETUP_IOPOLL);
-    return reason                                                            ? reason
-           : do_one(to_buffer(stage, IORING_OP_READ)) == -EOPNOTSUPP ? "the disk has no poll queues"
-                                                                     : NULL;
+    if (!reason && do_one(to_buffer(stage, IORING_OP_READ)) == -EOPNOTSUPP) {
+        reason = "the disk has no poll queues";
+    }
+    return reason;
 }
 
 static const char *open_pair(struct stage *stage) {
@@ -193,7 +194,8 @@ static void drain_out(struct stage *stage) {
 }
 
 static bool file_has_zeros(struct stage *stage) {
-    return pread(stage->in, stage->buffer, BUFFER_BYTES, 0) == BUFFER_BYTES && buffer_is_zero(stage);
+    return pread(stage->in, stage->buffer, BUFFER_BYTES, 0) == BUFFER_BYTES
+           && buffer_is_zero(stage);
 }
 
 // ---- accesses ----------------------------------------------------------------------------------
@@ -270,7 +272,6 @@ static long call_recv_provided(struct stage *stage) {
 }
 
 static const char *open_tcp_pair(struct stage *stage) {
-    extern const struct path socket_paths[];
     for (const struct path *other = socket_paths; other->name; ++other) {
         if (strcmp(other->name, "send-tcp") == 0) {
             const char *reason = other->prepare(stage);
