@@ -176,6 +176,10 @@ let package = Package(
         .executableTarget(
             name: "fence-torture", dependencies: ["CReclaim"], path: "Tests/Fixtures/FenceTorture",
             cSettings: cSettings),
+        // The kernel's own ways into fenced memory: which of them wait, and which fail.
+        .executableTarget(
+            name: "fence-paths", dependencies: ["CLinuxMM"], path: "Tests/Fixtures/FencePaths",
+            cSettings: cSettings),
         .target(
             name: "TestSupport",
             dependencies: ["ProcFS", "ReclaimCore", "PageTableModel", "LiveSpace", "CLinuxMM"],
