@@ -51,9 +51,10 @@ struct FixtureLibraries {
             ])
     }
 
-    /// The same program on plain malloc, whatever that is.
-    func plainProgram() async throws -> URL {
-        try await compile("prefixed_program.c", as: "plain", ["-DPREFIX=", "-fno-builtin"])
+    /// The same program on plain malloc, whatever that is; `options` say whether it is a PIE.
+    func plainProgram(_ options: [String] = []) async throws -> URL {
+        try await compile(
+            "prefixed_program.c", as: "plain", ["-DPREFIX=", "-fno-builtin"] + options)
     }
 
     /// The same program with jemalloc linked into it as its malloc. Its mallctl, with what goes

@@ -36,10 +36,11 @@ extension ShimTests {
             "It hooks a jemalloc that is preloaded, before it or after it",
             .enabled(
                 if: FixtureLibraries.clang != nil && FixtureLibraries.sharedJemalloc != nil,
-                "needs clang and libjemalloc.so.2"))
-        func preloaded() async throws {
+                "needs clang and libjemalloc.so.2"),
+            arguments: [["-fPIE", "-pie"], ["-fno-pie", "-no-pie"]])
+        func preloaded(options: [String]) async throws {
             let libraries = try FixtureLibraries()
-            let program = try await libraries.plainProgram().path()
+            let program = try await libraries.plainProgram(options).path()
             let shim = try await ShimBuild.release()
             let jemalloc = URL(filePath: FixtureLibraries.sharedJemalloc ?? "")
             for order in [[shim, jemalloc], [jemalloc, shim]] {
