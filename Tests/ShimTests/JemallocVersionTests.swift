@@ -55,10 +55,17 @@ extension ShimTests {
                 library: URL(filePath: library), loader: lines.count > 1 ? lines[1] : nil)
         }
 
-        @Test(
-            "It hooks every arena of each jemalloc 5.2.1 and newer, and no byte changes",
-            arguments: ["5.2.1", "5.3.0", "5.3.1"])
-        func version(_ version: String) async throws {
+        // A test each: of one case that is cancelled, nothing is said, and it counts as passed.
+        @Test("It hooks every arena of jemalloc 5.2.1, and no byte changes")
+        func version521() async throws { try await check("5.2.1") }
+
+        @Test("It hooks every arena of jemalloc 5.3.0, and no byte changes")
+        func version530() async throws { try await check("5.3.0") }
+
+        @Test("It hooks every arena of jemalloc 5.3.1, and no byte changes")
+        func version531() async throws { try await check("5.3.1") }
+
+        private func check(_ version: String) async throws {
             let jemalloc = try await fetch(version)
             let environment = ["MALLOC_CONF": "dirty_decay_ms:0", "PTRECLAIM_VERBOSE": "1"]
             let tortured = try await jemalloc.run(
