@@ -8,79 +8,77 @@ import Testing
 /// Interpreters with a preloaded jemalloc, and with allocators that are none.
 extension ShimTests {
     @Suite struct InterpreterTests {
-        struct Interpreter: Sendable, CustomTestStringConvertible {
+        struct Interpreter: Sendable {
             let name: String
             let options: [String]
             /// Makes and drops strings in lists and maps, three times, keeps some, writes "ready"
             /// to a file in the directory that is its argument, waits for another, and looks at
             /// what it kept.
             let script: String
-            var testDescription: String { name }
+            var isInstalled: Bool { PackageFiles.installed(name) != nil }
         }
 
-        static let interpreters = [
-            Interpreter(
-                name: "python3", options: ["-c"],
-                script: """
-                    import os, sys, time
-                    def make(i): return {"k%d" % i: "v" * (i % 4000)}
-                    for turn in range(3):
-                        made = [make(i) for i in range(60000)]
-                        assert sum(len(s) for m in made for s in m.values()) == 60000 // 4000 * 7998000
-                        kept = made[:100]
-                        made = None
-                    with open(sys.argv[1] + "/ready", "w") as file: file.write("ready")
-                    while not os.path.exists(sys.argv[1] + "/go"): time.sleep(0.02)
-                    assert kept == [make(i) for i in range(100)]
-                    print("right")
-                    """),
-            Interpreter(
-                name: "ruby", options: ["-e"],
-                script: """
-                    def make(i) = { "k#{i}" => "v" * (i % 4000) }
-                    def turn
-                      made = (0...60000).map { |i| make(i) }
-                      raise unless made.sum { |m| m.values.sum(&:size) } == 60000 / 4000 * 7998000
-                      made[0, 100]
-                    end
-                    kept = nil
-                    3.times { kept = turn; GC.start }
-                    File.write(ARGV[0] + "/ready", "ready")
-                    sleep 0.02 until File.exist?(ARGV[0] + "/go")
-                    raise unless kept == (0...100).map { |i| make(i) }
-                    puts "right"
-                    """),
-            Interpreter(
-                name: "node", options: ["--expose-gc", "-e"],
-                script: """
-                    const fs = require("fs"), { Worker } = require("worker_threads")
-                    const directory = process.argv[1]
-                    const make = i => ({ ["k" + i]: Buffer.alloc(30000 + i % 4000, i) })
-                    let kept
-                    function turn() {
-                      const made = Array.from({ length: 3000 }, (_, i) => make(i))
-                      made.forEach((m, i) => {
-                        if (m["k" + i][29999] != i % 256) throw "wrong byte"
-                      })
-                      kept = made.slice(0, 20)
-                    }
-                    for (let i = 0; i < 3; i++) { turn(); gc() }
-                    const worker = new Worker(
-                      "for (let i = 0; i < 500; i++) Buffer.alloc(50000, i)", { eval: true })
-                    worker.on("exit", () => {
-                      gc()
-                      setTimeout(() => fs.writeFileSync(directory + "/ready", "ready"), 300)
-                    })
-                    const timer = setInterval(() => {
-                      if (!fs.existsSync(directory + "/go")) return
-                      clearInterval(timer)
-                      kept.forEach((m, i) => {
-                        if (!m["k" + i].equals(make(i)["k" + i])) throw "wrong bytes"
-                      })
-                      console.log("right")
-                    }, 20)
-                    """),
-        ].filter { PackageFiles.installed($0.name) != nil }
+        static let python = Interpreter(
+            name: "python3", options: ["-c"],
+            script: """
+                import os, sys, time
+                def make(i): return {"k%d" % i: "v" * (i % 4000)}
+                for turn in range(3):
+                    made = [make(i) for i in range(60000)]
+                    assert sum(len(s) for m in made for s in m.values()) == 60000 // 4000 * 7998000
+                    kept = made[:100]
+                    made = None
+                with open(sys.argv[1] + "/ready", "w") as file: file.write("ready")
+                while not os.path.exists(sys.argv[1] + "/go"): time.sleep(0.02)
+                assert kept == [make(i) for i in range(100)]
+                print("right")
+                """)
+        static let ruby = Interpreter(
+            name: "ruby", options: ["-e"],
+            script: """
+                def make(i) = { "k#{i}" => "v" * (i % 4000) }
+                def turn
+                  made = (0...60000).map { |i| make(i) }
+                  raise unless made.sum { |m| m.values.sum(&:size) } == 60000 / 4000 * 7998000
+                  made[0, 100]
+                end
+                kept = nil
+                3.times { kept = turn; GC.start }
+                File.write(ARGV[0] + "/ready", "ready")
+                sleep 0.02 until File.exist?(ARGV[0] + "/go")
+                raise unless kept == (0...100).map { |i| make(i) }
+                puts "right"
+                """)
+        static let node = Interpreter(
+            name: "node", options: ["--expose-gc", "-e"],
+            script: """
+                const fs = require("fs"), { Worker } = require("worker_threads")
+                const directory = process.argv[1]
+                const make = i => ({ ["k" + i]: Buffer.alloc(30000 + i % 4000, i) })
+                let kept
+                function turn() {
+                  const made = Array.from({ length: 3000 }, (_, i) => make(i))
+                  made.forEach((m, i) => {
+                    if (m["k" + i][29999] != i % 256) throw "wrong byte"
+                  })
+                  kept = made.slice(0, 20)
+                }
+                for (let i = 0; i < 3; i++) { turn(); gc() }
+                const worker = new Worker(
+                  "for (let i = 0; i < 500; i++) Buffer.alloc(50000, i)", { eval: true })
+                worker.on("exit", () => {
+                  gc()
+                  setTimeout(() => fs.writeFileSync(directory + "/ready", "ready"), 300)
+                })
+                const timer = setInterval(() => {
+                  if (!fs.existsSync(directory + "/go")) return
+                  clearInterval(timer)
+                  kept.forEach((m, i) => {
+                    if (!m["k" + i].equals(make(i)["k" + i])) throw "wrong bytes"
+                  })
+                  console.log("right")
+                }, 20)
+                """)
 
         /// Runs the script to its end; `look` is called when its work is done.
         @discardableResult
@@ -109,12 +107,35 @@ extension ShimTests {
             return outcome
         }
 
+        // Tests, not arguments: what is missing is to be shown as skipped.
         @Test(
-            "An interpreter gives its tables back, whatever is preloaded first",
-            .enabled(if: Preloading.isPossible, "needs libjemalloc.so.2"),
-            .enabled(if: !interpreters.isEmpty, "needs python3, ruby or node"),
-            arguments: interpreters)
-        func gives(interpreter: Interpreter) async throws {
+            "Python gives its tables back in either order of the preload; without jemalloc, nothing",
+            .enabled(if: python.isInstalled, "needs python3"),
+            .enabled(if: Preloading.isPossible, "needs libjemalloc.so.2"))
+        func pythonGives() async throws {
+            try await expectNothing(Self.python, order: { [$0] }, mode: "hooks")
+            try await expectTables(of: Self.python)
+        }
+
+        @Test(
+            "Ruby gives its tables back in either order of the preload; without jemalloc, nothing",
+            .enabled(if: ruby.isInstalled, "needs ruby"),
+            .enabled(if: Preloading.isPossible, "needs libjemalloc.so.2"))
+        func rubyGives() async throws {
+            try await expectNothing(Self.ruby, order: { [$0] }, mode: "hooks")
+            try await expectTables(of: Self.ruby)
+        }
+
+        @Test(
+            "Node gives its tables back in either order of the preload; without jemalloc, nothing",
+            .enabled(if: node.isInstalled, "needs node"),
+            .enabled(if: Preloading.isPossible, "needs libjemalloc.so.2"))
+        func nodeGives() async throws {
+            try await expectNothing(Self.node, order: { [$0] }, mode: "hooks")
+            try await expectTables(of: Self.node)
+        }
+
+        private func expectTables(of interpreter: Interpreter) async throws {
             var comparison = WasteComparison()
             for preloading in Preloading.allCases {
                 let directory = try TemporaryDirectory()
@@ -135,11 +156,12 @@ extension ShimTests {
             try comparison.check(interpreter.name)
         }
 
-        static let otherAllocators = ["libtcmalloc_minimal.so.4", "libmimalloc.so.2"]
-            .flatMap { name in
-                ["/usr/lib/x86_64-linux-gnu/\(name)", "/usr/lib64/\(name)"]
-            }
-            .filter { FileManager.default.fileExists(atPath: $0) }.map { URL(filePath: $0) }
+        private static func find(_ name: String) -> URL? {
+            ["/usr/lib/x86_64-linux-gnu/\(name)", "/usr/lib64/\(name)"]
+                .first { FileManager.default.fileExists(atPath: $0) }.map { URL(filePath: $0) }
+        }
+        static let tcmalloc = find("libtcmalloc_minimal.so.4")
+        static let mimalloc = find("libmimalloc.so.2")
 
         /// Runs an interpreter in which nothing is to be found, with the shim and `more`.
         private func expectNothing(
@@ -160,23 +182,23 @@ extension ShimTests {
         }
 
         @Test(
-            "Where another allocator is behind malloc, it does nothing",
-            .enabled(
-                if: !otherAllocators.isEmpty, "needs libtcmalloc-minimal4 or libmimalloc2.0"),
-            .enabled(if: interpreters.contains { $0.name == "python3" }, "needs python3"),
-            arguments: otherAllocators, ["auto", "hooks"])
-        func otherAllocator(library: URL, mode: String) async throws {
-            let python = try #require(Self.interpreters.first { $0.name == "python3" })
-            try await expectNothing(python, order: { [$0, library] }, mode: mode)
-            try await expectNothing(python, order: { [library, $0] }, mode: mode)
+            "With tcmalloc behind malloc it does nothing",
+            .enabled(if: tcmalloc != nil, "needs libtcmalloc-minimal4"),
+            .enabled(if: python.isInstalled, "needs python3"), arguments: ["auto", "hooks"])
+        func besideTcmalloc(mode: String) async throws {
+            let library = try #require(Self.tcmalloc)
+            try await expectNothing(Self.python, order: { [$0, library] }, mode: mode)
+            try await expectNothing(Self.python, order: { [library, $0] }, mode: mode)
         }
 
         @Test(
-            "Where nothing else is preloaded, it does nothing",
-            .enabled(if: !interpreters.isEmpty, "needs python3, ruby or node"),
-            arguments: interpreters)
-        func alone(interpreter: Interpreter) async throws {
-            try await expectNothing(interpreter, order: { [$0] }, mode: "hooks")
+            "With mimalloc behind malloc it does nothing",
+            .enabled(if: mimalloc != nil, "needs libmimalloc2.0"),
+            .enabled(if: python.isInstalled, "needs python3"), arguments: ["auto", "hooks"])
+        func besideMimalloc(mode: String) async throws {
+            let library = try #require(Self.mimalloc)
+            try await expectNothing(Self.python, order: { [$0, library] }, mode: mode)
+            try await expectNothing(Self.python, order: { [library, $0] }, mode: mode)
         }
     }
 }
