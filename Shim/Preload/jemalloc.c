@@ -40,6 +40,35 @@ static void *object_of(const void *symbol) {
     return symbol && dladdr(symbol, &info) ? info.dli_fbase : NULL;
 }
 
+/// The definition that a call of `name` reaches. What dlsym finds is what a pointer to it is: if a
+/// program that is no PIE takes one, that is a stub of its own, a symbol that it does not define.
+static void *definition_of(const char *name) {
+    void *found = dlsym(RTLD_DEFAULT, name);
+    Dl_info info;
+    void *symbol = NULL;
+    if (!found || !dladdr1(found, &info, &symbol, RTLD_DL_SYMENT) || !symbol
+        || ((const ElfW(Sym) *)symbol)->st_shndx != SHN_UNDEF) {
+        return found;
+    }
+    // Calls go to the first object that defines it, in the order in which they were loaded.
+    void *program = dlopen(NULL, RTLD_LAZY | RTLD_NOLOAD);
+    struct link_map *object = NULL;
+    if (!program || dlinfo(program, RTLD_DI_LINKMAP, &object) != 0) {
+        return found;
+    }
+    void *definition = NULL;
+    for (object = object->l_next; object && !definition; object = object->l_next) {
+        void *handle = dlopen(object->l_name, RTLD_LAZY | RTLD_NOLOAD);
+        if (handle) {
+            void *defined = dlsym(handle, name); // by the object or by what it needs
+            definition = object_of(defined) == object_of(object->l_ld) ? defined : NULL;
+            dlclose(handle);
+        }
+    }
+    dlclose(program);
+    return definition;
+}
+
 /// `name` as defined by the very object that defines `neighbour`.
 static void *find_beside(const char *name, const void *neighbour) {
     void *object = object_of(neighbour);
@@ -119,7 +148,7 @@ static bool adopt(const char *mallctl_name, void *mallctl_symbol) {
 
 enum ptreclaim_refusal ptreclaim_jemalloc_find(const char *mallctl_name) {
     static const char *const usual[] = {"mallctl", "je_mallctl"};
-    const void *malloc_symbol = dlsym(RTLD_DEFAULT, "malloc");
+    const void *malloc_symbol = definition_of("malloc");
     const char *const *names = mallctl_name ? &mallctl_name : usual;
     const int name_count = mallctl_name ? 1 : 2;
     for (int i = 0; i < name_count; i++) {
@@ -131,7 +160,7 @@ enum ptreclaim_refusal ptreclaim_jemalloc_find(const char *mallctl_name) {
     // A prefixed jemalloc is called by its prefixed names, whatever malloc is; an unprefixed one
     // that malloc does not resolve to serves nobody.
     const char *elsewhere = mallctl_name ? mallctl_name : "je_mallctl";
-    void *found = dlsym(RTLD_DEFAULT, elsewhere);
+    void *found = definition_of(elsewhere);
     if (found && adopt(elsewhere, found)) {
         return PTRECLAIM_ACCEPTED;
     }

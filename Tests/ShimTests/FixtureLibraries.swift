@@ -10,6 +10,8 @@ struct FixtureLibraries {
         .split(separator: ":").flatMap { ["\($0)/clang", "\($0)/cc"] }
         .first { FileManager.default.isExecutableFile(atPath: $0) }
 
+    static let objcopy = PackageFiles.installed("objcopy")
+
     static let staticJemalloc = [
         "/usr/lib/x86_64-linux-gnu/libjemalloc_pic.a", "/usr/lib64/libjemalloc_pic.a",
     ].first { FileManager.default.fileExists(atPath: $0) }
@@ -49,9 +51,34 @@ struct FixtureLibraries {
             ])
     }
 
-    /// The same program on plain malloc, whatever that is.
-    func plainProgram() async throws -> URL {
-        try await compile("prefixed_program.c", as: "plain", ["-DPREFIX=", "-fno-builtin"])
+    /// The same program on plain malloc, whatever that is; `options` say whether it is a PIE.
+    func plainProgram(_ options: [String] = []) async throws -> URL {
+        try await compile(
+            "prefixed_program.c", as: "plain", ["-DPREFIX=", "-fno-builtin"] + options)
+    }
+
+    /// The same program with jemalloc linked into it as its malloc. Its mallctl, with what goes
+    /// with it, is called `prefix`mallctl and exported, or not.
+    func staticProgram(_ prefix: String, exported: Bool) async throws -> URL {
+        let archive = directory.url.appending(path: "\(prefix)jemalloc.a")
+        let names = ["mallctl", "mallctlnametomib", "mallctlbymib"]
+        let renamed = try await Victim.run(
+            [Self.objcopy ?? ""]
+                + names.flatMap { ["--redefine-sym", "\($0)=\(prefix)\($0)"] }
+                + [Self.staticJemalloc ?? "", archive.path()])
+        guard renamed.status == 0 else {
+            throw ShimBuild.Failure(description: "objcopy: \(renamed)")
+        }
+        let list = directory.url.appending(path: "list")
+        let exports = exported ? names.map { "\(prefix)\($0); " }.joined() : "nothing; "
+        try "{ \(exports)};".write(to: list, atomically: true, encoding: .utf8)
+        return try await compile(
+            "prefixed_program.c", as: "static",
+            [
+                "-DPREFIX=", "-fno-builtin", "-Wl,--dynamic-list=\(list.path())",
+                "-Wl,--whole-archive", archive.path(), "-Wl,--no-whole-archive", "-lpthread",
+                "-ldl", "-lm", "-lstdc++",
+            ])
     }
 
     private func compile(

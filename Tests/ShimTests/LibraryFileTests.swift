@@ -39,8 +39,8 @@ struct LibraryFileTests {
     @Test("The library imports only what can be called inside malloc, or at start")
     func imports() async throws {
         let constructorOnly: Set = [
-            "dl_iterate_phdr", "dladdr", "dlclose", "dlopen", "dlsym", "getenv", "strchr", "strcmp",
-            "strstr",
+            "dl_iterate_phdr", "dladdr", "dladdr1", "dlclose", "dlinfo", "dlopen", "dlsym",
+            "getenv", "strchr", "strcmp", "strstr",
         ]
         let allowed =
             ELFFile.harmlessImports.union(ELFFile.threadImports).union(constructorOnly)

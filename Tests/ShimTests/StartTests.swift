@@ -36,10 +36,11 @@ extension ShimTests {
             "It hooks a jemalloc that is preloaded, before it or after it",
             .enabled(
                 if: FixtureLibraries.clang != nil && FixtureLibraries.sharedJemalloc != nil,
-                "needs clang and libjemalloc.so.2"))
-        func preloaded() async throws {
+                "needs clang and libjemalloc.so.2"),
+            arguments: [["-fPIE", "-pie"], ["-fno-pie", "-no-pie"]])
+        func preloaded(options: [String]) async throws {
             let libraries = try FixtureLibraries()
-            let program = try await libraries.plainProgram().path()
+            let program = try await libraries.plainProgram(options).path()
             let shim = try await ShimBuild.release()
             let jemalloc = URL(filePath: FixtureLibraries.sharedJemalloc ?? "")
             for order in [[shim, jemalloc], [jemalloc, shim]] {
@@ -72,6 +73,35 @@ extension ShimTests {
                 #expect(unnamed.status == 0, "\(unnamed)")
                 #expect(unnamed.errors.contains("does nothing: no jemalloc"), "\(unnamed)")
             }
+        }
+
+        @Test(
+            "It hooks a jemalloc inside the program by the name of its mallctl, or does nothing",
+            .enabled(
+                if: FixtureLibraries.clang != nil && FixtureLibraries.objcopy != nil
+                    && FixtureLibraries.staticJemalloc != nil,
+                "needs clang, objcopy and libjemalloc_pic.a"))
+        func linkedStatically() async throws {
+            let libraries = try FixtureLibraries()
+            let shim = try await ShimBuild.release()
+            func run(_ program: URL, _ more: [String: String] = [:]) async throws -> String {
+                let outcome = try await Victim.run(
+                    [program.path()],
+                    environment: say(["PTRECLAIM_REPORT": "1"].merging(more) { $1 }),
+                    preloading: [shim])
+                #expect(outcome.status == 0, "\(outcome)")
+                return outcome.errors
+            }
+            let name = ["PTRECLAIM_MALLCTL": "app_mallctl"]
+            let exported = try await libraries.staticProgram("app_", exported: true)
+            let named = try await run(exported, name)
+            #expect(named.contains("hooks on jemalloc"), "\(named)")
+            let zapped = named.firstMatch(of: /; (\d+) spans zapped/).flatMap { Int($0.1) }
+            #expect(try #require(zapped) > 30, "\(named)")
+            let nothing = "does nothing: no jemalloc behind malloc"
+            #expect(try await run(exported).contains(nothing))
+            let hidden = try await libraries.staticProgram("app_", exported: false)
+            #expect(try await run(hidden, name).contains(nothing))
         }
 
         @Test("A malformed option costs one line and keeps its default")

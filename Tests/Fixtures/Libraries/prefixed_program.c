@@ -14,9 +14,11 @@ void JOIN(PREFIX, free)(void *start);
 int main(void) {
     enum { COUNT = 2000, BYTES = 40000 };
     static unsigned char *blocks[COUNT];
+    // In a program that is no PIE, taking the pointer makes a symbol of its own for it.
+    void *(*volatile allocate)(size_t) = JOIN(PREFIX, malloc);
     int wrong = 0;
     for (int i = 0; i < COUNT; i++) {
-        blocks[i] = JOIN(PREFIX, malloc)(BYTES);
+        blocks[i] = allocate(BYTES);
         memset(blocks[i], i % 255 + 1, BYTES);
     }
     for (int i = 0, at = 0; i < COUNT; i++, at = (at + 1237) % COUNT) {
