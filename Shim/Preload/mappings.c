@@ -20,6 +20,7 @@
 #include "trace.h"
 
 #include <errno.h>
+#include <asm/unistd_64.h>
 #include <stdarg.h>
 #include <sys/shm.h>
 #include <sys/uio.h>
@@ -300,12 +301,9 @@ EXPORT int ioctl(int fd, unsigned long request, ...) {
 
 // ---- any of them by its number ----------------------------------------------------------------
 
-EXPORT long syscall(long number, ...) {
-    va_list more;
-    va_start(more, number);
-    const long a = va_arg(more, long), b = va_arg(more, long), c = va_arg(more, long),
-               d = va_arg(more, long), e = va_arg(more, long), f = va_arg(more, long);
-    va_end(more);
+/// One of the calls above. The last argument is where a caller of syscall(2) has put it.
+__attribute__((used, visibility("hidden"))) long ptreclaim_seen_syscall(
+    long number, long a, long b, long c, long d, long e, long f) {
     switch (number) {
     case SYS_mmap:
         return as_libc(
@@ -324,3 +322,34 @@ EXPORT long syscall(long number, ...) {
     default: return as_libc(ptreclaim_syscall(number, a, b, c, d, e, f));
     }
 }
+
+__attribute__((used, visibility("hidden"))) long ptreclaim_failed_syscall(long result) {
+    return as_libc(result);
+}
+
+#define TEXT_OF(number) #number
+#define IF_SEEN(number) "cmpq $" TEXT_OF(number) ", %rdi\n je ptreclaim_seen_syscall\n"
+
+// All others as libc makes them, without a frame: after clone or vfork a child returns through here on
+// a stack of its own, or on its parent's.
+__asm__(".pushsection .text\n"
+        ".globl syscall\n"
+        ".type syscall, @function\n"
+        "syscall:\n" IF_SEEN(__NR_mmap) IF_SEEN(__NR_munmap) IF_SEEN(__NR_mremap)
+            IF_SEEN(__NR_remap_file_pages) IF_SEEN(__NR_shmat) IF_SEEN(__NR_brk)
+                IF_SEEN(__NR_madvise) IF_SEEN(__NR_process_madvise) IF_SEEN(__NR_ioctl)
+        "movq %rdi, %rax\n"
+        "movq %rsi, %rdi\n"
+        "movq %rdx, %rsi\n"
+        "movq %rcx, %rdx\n"
+        "movq %r8, %r10\n"
+        "movq %r9, %r8\n"
+        "movq 8(%rsp), %r9\n"
+        "syscall\n"
+        "cmpq $-4095, %rax\n"
+        "jae 1f\n"
+        "ret\n"
+        "1: movq %rax, %rdi\n"
+        "jmp ptreclaim_failed_syscall\n"
+        ".size syscall, . - syscall\n"
+        ".popsection\n");
