@@ -19,7 +19,7 @@ enum {
 
 static const uintptr_t top = 1ul << 47, gib_bytes = 1ul << GIB_SHIFT, span_bytes = 1ul << SPAN_SHIFT;
 
-// A span's word:  31 ... 14 how often it was cleared | claimed | empty | on | off | 9 ... 0 pages
+// A span's word:  31 ... 14 how often it was cleared or claimed | claimed | empty | on | off | 9 ... 0 pages
 #define PAGES 0x3ffu // a span that was seen mapped twice stays away from 512
 #define MARKS (PTRECLAIM_MARK_OFF | PTRECLAIM_MARK_ON | PTRECLAIM_MARK_EMPTY)
 #define CLAIMED (1u << 13)
@@ -420,10 +420,12 @@ static bool claim_span(struct layout *layout, uintptr_t span, uint32_t mask, uin
     }
     uint32_t *word = &words[span_in_gib(span)];
     uint32_t old = __atomic_load_n(word, __ATOMIC_ACQUIRE);
-    // Claimed already it is only in a child, by its parent.
+    // Claimed already it is only in a child, by its parent. Counted as if it were cleared: who has seen
+    // an earlier claim end, and no claims, must not take this one for that one.
     while ((old & (PAGES | mask)) == (PAGES_PER_SPAN | wanted)) {
         if (__atomic_compare_exchange_n(
-                word, &old, old | CLAIMED, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+                word, &old, (old | CLAIMED) + CLEARED_ONCE, false, __ATOMIC_ACQ_REL,
+                __ATOMIC_ACQUIRE)) {
             return true;
         }
     }
