@@ -36,7 +36,8 @@ struct layout {
 };
 
 static struct layout *the_layout; // keeps its address for ever
-static bool stopped;
+static bool claims_ended; // nothing can be claimed any more
+static bool stopped;      // and nothing is recorded: nobody waits
 static struct ptreclaim_layout_waits waits;
 
 // ---- memory -----------------------------------------------------------------------------------
@@ -175,7 +176,7 @@ static uint32_t *claims_word(void) {
 /// True where it has waited, and the span should be looked at again.
 static bool wait_for_release(void) {
     uint32_t *claims = claims_word();
-    uint32_t held = claims ? __atomic_load_n(claims, __ATOMIC_ACQUIRE) : 0;
+    uint32_t held = claims ? __atomic_load_n(claims, __ATOMIC_SEQ_CST) : 0;
     if (!held) {
         return false;
     }
@@ -443,7 +444,8 @@ bool ptreclaim_layout_claim(
     // Before any word says so: who meets a claimed word without this takes it for a dead parent's.
     __atomic_store_n(claims, 1, __ATOMIC_SEQ_CST);
     uintptr_t claimed = *first;
-    while (!__atomic_load_n(&stopped, __ATOMIC_SEQ_CST) && claimed < *last && claim_span(layout, claimed, mask, wanted)) {
+    while (!__atomic_load_n(&claims_ended, __ATOMIC_SEQ_CST) && claimed < *last
+           && claim_span(layout, claimed, mask, wanted)) {
         claimed += span_bytes;
     }
     *last = claimed;
@@ -480,7 +482,9 @@ uint32_t ptreclaim_layout_word(uintptr_t address) {
 }
 
 void ptreclaim_layout_stop(void) {
-    __atomic_store_n(&stopped, true, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&claims_ended, true, __ATOMIC_SEQ_CST);
     while (wait_for_release()) {
     }
+    // Only now: who unmaps meanwhile has to wait for the last claim.
+    __atomic_store_n(&stopped, true, __ATOMIC_SEQ_CST);
 }
