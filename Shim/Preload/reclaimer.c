@@ -16,13 +16,14 @@
 
 static const uintptr_t top = (uintptr_t)1 << 47;
 static const uint64_t span_bytes = 2 << 20, millisecond = 1000000;
+static const uint64_t longest_sleep_ns = 1000000000;
 enum { SPAN_SHIFT = 21, MOST_RUNS = 4096, MOST_FENCED = 64 };
 
 // Fences longer than this are made by others who hold the mmap lock: less is fenced at once then.
 static const uint64_t long_fence_ns = 1000000, short_fence_ns = 250000;
 
 static struct {
-    bool is_enabled;
+    bool is_enabled; // the service thread leaves when it no longer is
     bool follows_purges; // madvise mode; otherwise it scans
     uint32_t mark_mask, mark_wanted;
     uint64_t delay_ns, budget_ns, budget_percent, most_tables, watermark_tables;
@@ -124,6 +125,7 @@ void ptreclaim_reclaimer_give_way(void) {
         ptreclaim_layout_stop();
         refuse(&ptreclaim_stats()->refused_application_userfaultfd);
         terms.is_enabled = false;
+        nudge(ptreclaim_stats());
     }
 }
 
@@ -319,14 +321,14 @@ static void answer(struct reclaimer *us, uint32_t request) {
 
 // ---- the thread -------------------------------------------------------------------------------
 
-/// Sleeps until the nudges are others than `seen`, at most `nanoseconds`; 0: for ever.
+/// Sleeps until the nudges are others than `seen`, at most `nanoseconds`.
 static void sleep_until_nudged(
     struct ptreclaim_stats_page *stats, uint32_t seen, uint64_t nanoseconds) {
     const int wait = 0; // not private
     struct timespec limit = {
         (time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
     ptreclaim_syscall(
-        SYS_futex, (long)&stats->control.nudges, wait, seen, nanoseconds ? (long)&limit : 0, 0, 0);
+        SYS_futex, (long)&stats->control.nudges, wait, seen, (long)&limit, 0, 0);
 }
 
 /// Whether no thread but ours lives. A process whose own threads have all gone ends with its last
@@ -391,9 +393,10 @@ static void wait_for_work(struct reclaimer *us) {
         if (has_work && !rest) {
             return;
         }
-        // Without anything to do it looks every ten seconds whether it is the last thread.
-        sleep_until_nudged(us->stats, seen, has_work ? rest : 10000 * millisecond);
-        if (!has_work && is_alone()) {
+        // Every second it looks whether it is the last thread.
+        const bool is_long = !has_work || rest > longest_sleep_ns;
+        sleep_until_nudged(us->stats, seen, is_long ? longest_sleep_ns : rest);
+        if (!terms.is_enabled || (is_long && is_alone())) {
             return;
         }
     }
@@ -420,7 +423,7 @@ static void *reclaim(void *argument) {
     __atomic_store_n(&ours->reclaimer, RUNNING, __ATOMIC_RELEASE);
     while (terms.is_enabled && !us.stats->fences_opened) {
         wait_for_work(&us);
-        if (is_alone()) {
+        if (!terms.is_enabled || is_alone()) {
             break;
         }
         const uint64_t start = ptreclaim_monotonic_nanoseconds();
