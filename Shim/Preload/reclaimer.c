@@ -30,6 +30,8 @@ static struct {
     bool is_inherited;
 } terms;
 
+static bool has_given_way;
+
 // In wiped_on_fork->reclaimer. FAILED stays: what is not possible now will not be later.
 enum { NONE = 0, STARTING = 1, RUNNING = 2, FAILED = 3 };
 
@@ -120,7 +122,12 @@ static void refuse(uint64_t *counter) {
         __ATOMIC_RELAXED);
 }
 
+bool ptreclaim_reclaimer_has_given_way(void) {
+    return __atomic_load_n(&has_given_way, __ATOMIC_RELAXED);
+}
+
 void ptreclaim_reclaimer_give_way(void) {
+    __atomic_store_n(&has_given_way, true, __ATOMIC_RELAXED);
     if (terms.is_enabled) {
         ptreclaim_layout_stop();
         refuse(&ptreclaim_stats()->refused_application_userfaultfd);
