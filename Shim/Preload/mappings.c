@@ -26,7 +26,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { PAGE_MASK = 4095 };
+enum { PAGE_MASK = 4095, DONT_FORK = 10 /* MADV_DONTFORK */ };
 
 static bool is_error(long result) { return result < 0 && result > -4096; }
 
@@ -248,9 +248,13 @@ EXPORT void *sbrk(intptr_t increment) {
 // ---- purging ----------------------------------------------------------------------------------
 
 static long advise(uintptr_t address, size_t byte_count, int advice) {
+    const struct range range = whole_pages(address, byte_count);
+    if (advice == DONT_FORK) {
+        // A child inherits the words, and a hole, which libc may fill unseen.
+        ptreclaim_layout_clear(range.start, range.end);
+    }
     const long result = ptreclaim_madvise(address, byte_count, advice);
     if (!is_error(result)) {
-        const struct range range = whole_pages(address, byte_count);
         ptreclaim_reclaimer_purged(range.start, range.end, advice);
     }
     return result;
