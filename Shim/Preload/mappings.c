@@ -8,7 +8,7 @@
 // a signal handler, in a forked child. So nothing here allocates, locks, or looks up a symbol; the
 // calls are raw. libc's own calls of these functions do not come here.
 //
-// Not here: shmdt unmaps only what shmat mapped, and that is never counted; posix_madvise of glibc
+// Not here: shmdt unmaps only what shmat mapped, and that is never counted, nor where it is moved; posix_madvise of glibc
 // ignores the one advice that gives memory back.
 
 #include "extent_hooks.h"
@@ -123,6 +123,9 @@ EXPORT int munmap(void *address, size_t byte_count) {
     return (int)as_libc(unmap((uintptr_t)address, byte_count));
 }
 
+// shmdt finds an attached segment wherever mremap has moved it, and does not come here.
+static bool has_attached;
+
 static long remap(
     uintptr_t old_address, size_t old_count, size_t new_count, int flags, uintptr_t new_address) {
     const struct range old = whole_pages(old_address, old_count);
@@ -140,6 +143,9 @@ static long remap(
     }
     const long result = ptreclaim_mremap(old_address, old_count, new_count, flags, new_address);
     if (is_error(result)) {
+        return result;
+    }
+    if (__atomic_load_n(&has_attached, __ATOMIC_RELAXED)) {
         return result;
     }
     const struct range new = whole_pages((uintptr_t)result, new_count);
@@ -177,6 +183,7 @@ remap_file_pages(void *address, size_t byte_count, int protection, size_t page, 
 }
 
 static long attach(int segment, uintptr_t address, int flags) {
+    __atomic_store_n(&has_attached, true, __ATOMIC_RELAXED);
     struct shmid_ds status;
     if ((flags & SHM_REMAP)
         && !is_error(ptreclaim_syscall(SYS_shmctl, segment, IPC_STAT, (long)&status, 0, 0, 0))) {
