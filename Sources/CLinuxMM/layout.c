@@ -90,11 +90,14 @@ static uint32_t *expand(struct layout *layout, size_t gib) {
         return chunk_of(layout, word);
     }
     // Of no more use than this, where another thread is faster; there are as many as GiBs.
-    const uint32_t index = __atomic_fetch_add(&layout->chunk_count, 1, __ATOMIC_RELAXED);
-    if (index >= GIB_COUNT
-        || !map_once((void **)&layout->blocks[index / BLOCK_CHUNKS], BLOCK_BYTES)) {
-        return NULL;
-    }
+    uint32_t index = __atomic_load_n(&layout->chunk_count, __ATOMIC_RELAXED);
+    do {
+        if (index >= GIB_COUNT
+            || !map_once((void **)&layout->blocks[index / BLOCK_CHUNKS], BLOCK_BYTES)) {
+            return NULL;
+        }
+    } while (!__atomic_compare_exchange_n(
+        &layout->chunk_count, &index, index + 1, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     uint32_t *chunk = chunk_of(layout, index);
     while (!(word & HAS_CHUNK)) {
         for (size_t i = 0; i < SPANS_PER_GIB; i++) {
