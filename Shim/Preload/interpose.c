@@ -167,6 +167,9 @@ static enum ptreclaim_refusal plan_hooks(uint32_t *backend) {
 }
 
 static enum ptreclaim_refusal plan_fence(void) {
+    if (ptreclaim_reclaimer_has_given_way()) {
+        return PTRECLAIM_REFUSED_application_userfaultfd;
+    }
     // What is mapped over would lose what mprotect, mlock or madvise say meanwhile.
     if (!ptreclaim_core_dontneed_frees_tables()) {
         return PTRECLAIM_REFUSED_fence_backend;

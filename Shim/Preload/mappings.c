@@ -8,7 +8,7 @@
 // a signal handler, in a forked child. So nothing here allocates, locks, or looks up a symbol; the
 // calls are raw. libc's own calls of these functions do not come here.
 //
-// Not here: shmdt unmaps only what shmat mapped, and that is never counted; posix_madvise of glibc
+// Not here: shmdt unmaps only what shmat mapped, and that is never counted, nor where it is moved; posix_madvise of glibc
 // ignores the one advice that gives memory back.
 
 #include "extent_hooks.h"
@@ -27,12 +27,12 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { PAGE_MASK = 4095 };
+enum { PAGE_MASK = 4095, DONT_FORK = 10 /* MADV_DONTFORK */ };
 
 static bool is_error(long result) { return result < 0 && result > -4096; }
 
 /// What libc's functions return: -1 and errno.
-static long as_libc(long result) {
+__attribute__((used)) static long as_libc(long result) {
     if (is_error(result)) {
         errno = (int)-result;
         return -1;
@@ -124,6 +124,9 @@ EXPORT int munmap(void *address, size_t byte_count) {
     return (int)as_libc(unmap((uintptr_t)address, byte_count));
 }
 
+// shmdt finds an attached segment wherever mremap has moved it, and does not come here.
+static bool has_attached;
+
 static long remap(
     uintptr_t old_address, size_t old_count, size_t new_count, int flags, uintptr_t new_address) {
     const struct range old = whole_pages(old_address, old_count);
@@ -141,6 +144,9 @@ static long remap(
     }
     const long result = ptreclaim_mremap(old_address, old_count, new_count, flags, new_address);
     if (is_error(result)) {
+        return result;
+    }
+    if (__atomic_load_n(&has_attached, __ATOMIC_RELAXED)) {
         return result;
     }
     const struct range new = whole_pages((uintptr_t)result, new_count);
@@ -178,6 +184,7 @@ remap_file_pages(void *address, size_t byte_count, int protection, size_t page, 
 }
 
 static long attach(int segment, uintptr_t address, int flags) {
+    __atomic_store_n(&has_attached, true, __ATOMIC_RELAXED);
     struct shmid_ds status;
     if ((flags & SHM_REMAP)
         && !is_error(ptreclaim_syscall(SYS_shmctl, segment, IPC_STAT, (long)&status, 0, 0, 0))) {
@@ -249,9 +256,13 @@ EXPORT void *sbrk(intptr_t increment) {
 // ---- purging ----------------------------------------------------------------------------------
 
 static long advise(uintptr_t address, size_t byte_count, int advice) {
+    const struct range range = whole_pages(address, byte_count);
+    if (advice == DONT_FORK) {
+        // A child inherits the words, and a hole, which libc may fill unseen.
+        ptreclaim_layout_clear(range.start, range.end);
+    }
     const long result = ptreclaim_madvise(address, byte_count, advice);
     if (!is_error(result)) {
-        const struct range range = whole_pages(address, byte_count);
         ptreclaim_reclaimer_purged(range.start, range.end, advice);
     }
     return result;

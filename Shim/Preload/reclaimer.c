@@ -16,18 +16,21 @@
 
 static const uintptr_t top = (uintptr_t)1 << 47;
 static const uint64_t span_bytes = 2 << 20, millisecond = 1000000;
+static const uint64_t longest_sleep_ns = 1000000000;
 enum { SPAN_SHIFT = 21, MOST_RUNS = 4096, MOST_FENCED = 64 };
 
 // Fences longer than this are made by others who hold the mmap lock: less is fenced at once then.
 static const uint64_t long_fence_ns = 1000000, short_fence_ns = 250000;
 
 static struct {
-    bool is_enabled;
+    bool is_enabled; // the service thread leaves when it no longer is
     bool follows_purges; // madvise mode; otherwise it scans
     uint32_t mark_mask, mark_wanted;
     uint64_t delay_ns, budget_ns, budget_percent, most_tables, watermark_tables;
     bool is_inherited;
 } terms;
+
+static bool has_given_way;
 
 // In wiped_on_fork->reclaimer. FAILED stays: what is not possible now will not be later.
 enum { NONE = 0, STARTING = 1, RUNNING = 2, FAILED = 3 };
@@ -118,11 +121,17 @@ static void refuse(uint64_t *counter) {
         __ATOMIC_RELAXED);
 }
 
+bool ptreclaim_reclaimer_has_given_way(void) {
+    return __atomic_load_n(&has_given_way, __ATOMIC_RELAXED);
+}
+
 void ptreclaim_reclaimer_give_way(void) {
+    __atomic_store_n(&has_given_way, true, __ATOMIC_RELAXED);
     if (terms.is_enabled) {
         ptreclaim_layout_stop();
         refuse(&ptreclaim_stats()->refused_application_userfaultfd);
         terms.is_enabled = false;
+        nudge(ptreclaim_stats());
     }
 }
 
@@ -375,14 +384,14 @@ static void answer(struct reclaimer *us, uint32_t request) {
 
 // ---- the thread -------------------------------------------------------------------------------
 
-/// Sleeps until the nudges are others than `seen`, at most `nanoseconds`; 0: for ever.
+/// Sleeps until the nudges are others than `seen`, at most `nanoseconds`.
 static void sleep_until_nudged(
     struct ptreclaim_stats_page *stats, uint32_t seen, uint64_t nanoseconds) {
     const int wait = 0; // not private
     struct timespec limit = {
         (time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
     ptreclaim_syscall(
-        SYS_futex, (long)&stats->control.nudges, wait, seen, nanoseconds ? (long)&limit : 0, 0, 0);
+        SYS_futex, (long)&stats->control.nudges, wait, seen, (long)&limit, 0, 0);
 }
 
 /// Whether no thread but ours lives. A process whose own threads have all gone ends with its last
@@ -450,9 +459,10 @@ static void wait_for_work(struct reclaimer *us) {
         if (has_work && !rest) {
             return;
         }
-        // Without anything to do it looks every ten seconds whether it is the last thread.
-        sleep_until_nudged(us->stats, seen, has_work ? rest : 10000 * millisecond);
-        if (!has_work && is_alone()) {
+        // Every second it looks whether it is the last thread.
+        const bool is_long = !has_work || rest > longest_sleep_ns;
+        sleep_until_nudged(us->stats, seen, is_long ? longest_sleep_ns : rest);
+        if (!terms.is_enabled || (is_long && is_alone())) {
             return;
         }
     }
@@ -460,7 +470,9 @@ static void wait_for_work(struct reclaimer *us) {
 
 static void *reclaim(void *argument) {
     struct ptreclaim_wiped_on_fork *ours = argument;
-    struct reclaimer us = {.longest_fenced_run = MOST_FENCED, .pause_ns = terms.delay_ns};
+    // Not on this stack: the watchdog still looks at its part when this thread has left.
+    static struct reclaimer us;
+    us = (struct reclaimer){.longest_fenced_run = MOST_FENCED, .pause_ns = terms.delay_ns};
     us.stats = ptreclaim_stats();
     const int error = ptreclaim_service_enter(&us.service);
     static struct ptreclaim_candidates runs[MOST_RUNS];
@@ -477,7 +489,7 @@ static void *reclaim(void *argument) {
     __atomic_store_n(&ours->reclaimer, RUNNING, __ATOMIC_RELEASE);
     while (terms.is_enabled && !us.stats->fences_opened) {
         wait_for_work(&us);
-        if (is_alone()) {
+        if (!terms.is_enabled || is_alone()) {
             break;
         }
         const uint64_t start = ptreclaim_monotonic_nanoseconds();

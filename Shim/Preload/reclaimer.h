@@ -35,4 +35,7 @@ void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice);
 /// is up. Anywhere.
 void ptreclaim_reclaimer_give_way(void);
 
+/// Whether it has done so already, in a constructor that ran before ours.
+bool ptreclaim_reclaimer_has_given_way(void);
+
 #endif

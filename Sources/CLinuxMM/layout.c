@@ -19,7 +19,7 @@ enum {
 
 static const uintptr_t top = 1ul << 47, gib_bytes = 1ul << GIB_SHIFT, span_bytes = 1ul << SPAN_SHIFT;
 
-// A span's word:  31 ... 14 how often it was cleared | claimed | empty | on | off | 9 ... 0 pages
+// A span's word:  31 ... 14 how often it was cleared or claimed | claimed | empty | on | off | 9 ... 0 pages
 #define PAGES 0x3ffu // a span that was seen mapped twice stays away from 512
 #define MARKS (PTRECLAIM_MARK_OFF | PTRECLAIM_MARK_ON | PTRECLAIM_MARK_EMPTY)
 #define CLAIMED (1u << 13)
@@ -36,7 +36,8 @@ struct layout {
 };
 
 static struct layout *the_layout; // keeps its address for ever
-static bool stopped;
+static bool claims_ended; // nothing can be claimed any more
+static bool stopped;      // and nothing is recorded: nobody waits
 static struct ptreclaim_layout_waits waits;
 
 // ---- memory -----------------------------------------------------------------------------------
@@ -89,11 +90,14 @@ static uint32_t *expand(struct layout *layout, size_t gib) {
         return chunk_of(layout, word);
     }
     // Of no more use than this, where another thread is faster; there are as many as GiBs.
-    const uint32_t index = __atomic_fetch_add(&layout->chunk_count, 1, __ATOMIC_RELAXED);
-    if (index >= GIB_COUNT
-        || !map_once((void **)&layout->blocks[index / BLOCK_CHUNKS], BLOCK_BYTES)) {
-        return NULL;
-    }
+    uint32_t index = __atomic_load_n(&layout->chunk_count, __ATOMIC_RELAXED);
+    do {
+        if (index >= GIB_COUNT
+            || !map_once((void **)&layout->blocks[index / BLOCK_CHUNKS], BLOCK_BYTES)) {
+            return NULL;
+        }
+    } while (!__atomic_compare_exchange_n(
+        &layout->chunk_count, &index, index + 1, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     uint32_t *chunk = chunk_of(layout, index);
     while (!(word & HAS_CHUNK)) {
         for (size_t i = 0; i < SPANS_PER_GIB; i++) {
@@ -175,7 +179,7 @@ static uint32_t *claims_word(void) {
 /// True where it has waited, and the span should be looked at again.
 static bool wait_for_release(void) {
     uint32_t *claims = claims_word();
-    uint32_t held = claims ? __atomic_load_n(claims, __ATOMIC_ACQUIRE) : 0;
+    uint32_t held = claims ? __atomic_load_n(claims, __ATOMIC_SEQ_CST) : 0;
     if (!held) {
         return false;
     }
@@ -433,10 +437,12 @@ static bool claim_span(struct layout *layout, uintptr_t span, uint32_t mask, uin
     }
     uint32_t *word = &words[span_in_gib(span)];
     uint32_t old = __atomic_load_n(word, __ATOMIC_ACQUIRE);
-    // Claimed already it is only in a child, by its parent.
+    // Claimed already it is only in a child, by its parent. Counted as if it were cleared: who has seen
+    // an earlier claim end, and no claims, must not take this one for that one.
     while ((old & (PAGES | mask)) == (PAGES_PER_SPAN | wanted)) {
         if (__atomic_compare_exchange_n(
-                word, &old, old | CLAIMED, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+                word, &old, (old | CLAIMED) + CLEARED_ONCE, false, __ATOMIC_ACQ_REL,
+                __ATOMIC_ACQUIRE)) {
             return true;
         }
     }
@@ -454,7 +460,8 @@ bool ptreclaim_layout_claim(
     // Before any word says so: who meets a claimed word without this takes it for a dead parent's.
     __atomic_store_n(claims, 1, __ATOMIC_SEQ_CST);
     uintptr_t claimed = *first;
-    while (!__atomic_load_n(&stopped, __ATOMIC_SEQ_CST) && claimed < *last && claim_span(layout, claimed, mask, wanted)) {
+    while (!__atomic_load_n(&claims_ended, __ATOMIC_SEQ_CST) && claimed < *last
+           && claim_span(layout, claimed, mask, wanted)) {
         claimed += span_bytes;
     }
     *last = claimed;
@@ -496,6 +503,8 @@ void ptreclaim_layout_settle(void) {
 }
 
 void ptreclaim_layout_stop(void) {
-    __atomic_store_n(&stopped, true, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&claims_ended, true, __ATOMIC_SEQ_CST);
     ptreclaim_layout_settle();
+    // Only now: who unmaps meanwhile has to wait for the last claim.
+    __atomic_store_n(&stopped, true, __ATOMIC_SEQ_CST);
 }
