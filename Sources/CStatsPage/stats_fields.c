@@ -4,11 +4,20 @@
 
 static const struct ptreclaim_stats_field ptreclaim_stats_fields[] = {
 #define X(field, text) \
-    {"refused_" #field, text, offsetof(struct ptreclaim_stats_page, refused_##field), 1},
+    {"refused_" #field, text, offsetof(struct ptreclaim_stats_page, refused_##field), \
+     PTRECLAIM_STATS_REFUSAL},
     PTRECLAIM_REFUSALS(X)
 #undef X
-#define X(field, text) {#field, text, offsetof(struct ptreclaim_stats_page, field), 0},
-    PTRECLAIM_COUNTERS(X)
+#define COUNTER(field, meaning, group) \
+    {#field, meaning, offsetof(struct ptreclaim_stats_page, field), group},
+#define X(field, meaning) COUNTER(field, meaning, PTRECLAIM_STATS_HOOKS)
+    PTRECLAIM_HOOK_COUNTERS(X)
+#undef X
+#define X(field, meaning) COUNTER(field, meaning, PTRECLAIM_STATS_PURGES)
+    PTRECLAIM_PURGE_COUNTERS(X)
+#undef X
+#define X(field, meaning) COUNTER(field, meaning, PTRECLAIM_STATS_PASSES)
+    PTRECLAIM_PASS_COUNTERS(X)
 #undef X
 };
 

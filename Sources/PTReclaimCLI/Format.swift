@@ -31,22 +31,50 @@ enum Format {
         return lines.joined(separator: "\n")
     }
 
-    static func human(_ page: StatsPage) -> String {
+    /// The short form leaves out what is zero and counted by a mode that is not in use.
+    static func human(_ page: StatsPage, all: Bool) -> String {
         var lines = [
             row("mode", page.mode),
-            row("tables freed by", StatsJSON.backendName(page.backend)),
+            row("switched off", page.isOff ? "yes, by ptreclaim ctl \(page.pid) off" : "no"),
+            row("tables freed by", StatsJSON.backendName(page)),
         ]
-        for counter in page.counters where !counter.isRefusal || counter.value > 0 {
+        for counter in page.counters where all || counter.value > 0 || page.counts(counter.group) {
             lines.append(row(counter.name, "\(counter.value)") + "  \(counter.meaning)")
         }
+        if !page.kept.isEmpty {
+            lines.append("tables kept, by reason:")
+            for (reason, count) in page.kept { lines.append("  " + row(reason, "\(count)")) }
+        }
+        lines += histogram(page.fencesMetByMicroseconds)
         return lines.joined(separator: "\n")
     }
 
-    private static func row(_ label: String, _ value: String) -> String {
-        label.padding(toLength: 22, withPad: " ", startingAt: 0) + value
+    /// One line for each power of two from the lowest to the highest that was seen; none for none.
+    private static func histogram(_ counts: [UInt64]) -> [String] {
+        guard let first = counts.firstIndex(where: { $0 > 0 }),
+            let last = counts.lastIndex(where: { $0 > 0 }), let most = counts.max()
+        else { return [] }
+        let lines = (first...last).map { index in
+            let bound =
+                index < counts.count - 1
+                ? "below \(1 << index) us" : "\(1 << (index - 1)) us or more"
+            // Whatever is not zero is to be seen.
+            let length = (counts[index] * 40 + most - 1) / most
+            return "  " + row(bound, "\(counts[index])".padded(to: 8))
+                + String(repeating: "#", count: Int(length))
+        }
+        return ["fences that a thread met, by the length of the fence:"] + lines
     }
 
-    private static func kilobytes(_ byteCount: UInt?) -> String {
+    static func row(_ label: String, _ value: String) -> String {
+        label.padded(to: 22) + value
+    }
+
+    static func milliseconds(_ nanoseconds: UInt64) -> String {
+        String(format: "%.2f ms", Double(nanoseconds) / 1e6)
+    }
+
+    static func kilobytes(_ byteCount: UInt?) -> String {
         byteCount.map { "\($0 / 1024) kB" } ?? "unknown"
     }
 
@@ -79,22 +107,55 @@ struct CensusJSON: Encodable {
     }
 }
 
-/// Schema ptreclaim.stats/1.
+extension String {
+    /// With spaces behind, two at least.
+    func padded(to count: Int) -> String {
+        self + String(repeating: " ", count: max(count - self.count, 2))
+    }
+}
+
+extension StatsPage {
+    /// Whether its mode is one in which `group` counts.
+    fileprivate func counts(_ group: Group) -> Bool {
+        switch group {
+        case .refusal: false
+        case .hooks: mode.hasPrefix("hooks")
+        case .purges: mode == "madvise"
+        case .passes: hasServiceThread
+        }
+    }
+}
+
+/// Schema ptreclaim.stats/2.
 struct StatsJSON: Encodable {
-    private let schema = "ptreclaim.stats/1"
+    private let schema = "ptreclaim.stats/2"
     private let pid: Int32
     private let mode: String
+    private let isOff: Bool
     private let backend: String
     private let counters: [String: UInt64]
+    private let kept: [String: UInt64]
+    private let fencesMetByMicroseconds: [UInt64]
+
+    private enum CodingKeys: String, CodingKey {
+        case schema, pid, mode, backend, counters, kept
+        case isOff = "is_off"
+        case fencesMetByMicroseconds = "fences_met_by_microseconds"
+    }
 
     init(_ page: StatsPage) {
         pid = page.pid
         mode = page.mode
-        backend = Self.backendName(page.backend)
+        isOff = page.isOff
+        backend = Self.backendName(page)
         counters = Dictionary(uniqueKeysWithValues: page.counters.map { ($0.name, $0.value) })
+        kept = Dictionary(uniqueKeysWithValues: page.kept.map { ($0.reason, $0.count) })
+        fencesMetByMicroseconds = page.fencesMetByMicroseconds
     }
 
-    static func backendName(_ value: UInt32) -> String {
-        ["none", "dontneed", "remap", "mapfixed"][min(Int(value), 3)]
+    /// Behind a fence it is always `dontneed`; the page has the hooks' only.
+    static func backendName(_ page: StatsPage) -> String {
+        page.backend == 0 && page.hasServiceThread
+            ? "dontneed" : ["none", "dontneed", "remap", "mapfixed"][min(Int(page.backend), 3)]
     }
 }

@@ -41,9 +41,9 @@
     X(fence_opened, "the watchdog has opened a fence: fencing is over in this process") \
     X(child, "switched off in children by PTRECLAIM_INHERIT=0")
 
-// Counters, all monotonic, all since this process got this page.
+// Counters, all monotonic, all since this process got this page; by what counts them.
 //   X(field, meaning)
-#define PTRECLAIM_COUNTERS(X) \
+#define PTRECLAIM_HOOK_COUNTERS(X) \
     X(decommits, "extents that jemalloc purged through the decommit hook") \
     X(decommit_failures, "decommits refused because madvise failed (mlocked memory, mostly)") \
     X(commits, "extents that jemalloc took back into use") \
@@ -59,10 +59,12 @@
     X(reserves_full, "mappings not rounded up because the reserve table was full") \
     X(hook_nanoseconds, "time inside the decommit, merge and alloc hooks") \
     X(arenas_hooked, "arenas that run with our hooks") \
-    X(threads_unseen, "threads started without a look at their arena") \
+    X(threads_unseen, "threads started without a look at their arena")
+#define PTRECLAIM_PURGE_COUNTERS(X) \
     X(purges_seen, "calls of madvise that gave memory back, in madvise mode") \
     X(candidates, "2 MiB spans at the edges of such purges, to be looked at") \
-    X(candidates_lost, "of these, not remembered: the next pass looks at everything") \
+    X(candidates_lost, "of these, not remembered: the next pass looks at everything")
+#define PTRECLAIM_PASS_COUNTERS(X) \
     X(passes, "passes of the service thread") \
     X(passes_below_watermark, "of these, passes that only looked: too little waste") \
     X(passes_cut_short, "of these, passes that stopped at a quota and go on there next time") \
@@ -77,6 +79,8 @@
     X(back_offs, "times the service thread took less at once because fences became long") \
     X(fences_opened, "fences that the watchdog opened") \
     X(service_ns, "CPU time of the service thread")
+#define PTRECLAIM_COUNTERS(X) \
+    PTRECLAIM_HOOK_COUNTERS(X) PTRECLAIM_PURGE_COUNTERS(X) PTRECLAIM_PASS_COUNTERS(X)
 
 enum {
     PTRECLAIM_STATS_REASONS = 32, // at least KeptReason.count
@@ -139,12 +143,20 @@ _Static_assert(offsetof(struct ptreclaim_stats_page, pid) == 16, "layout is an i
 _Static_assert(offsetof(struct ptreclaim_stats_page, start_time_ns) == 32, "layout is an interface");
 _Static_assert(sizeof(struct ptreclaim_stats_page) <= 4096, "one page");
 
+/// What counts a field.
+enum ptreclaim_stats_group {
+    PTRECLAIM_STATS_REFUSAL, // whoever refuses, at start mostly
+    PTRECLAIM_STATS_HOOKS,   // jemalloc's hooks
+    PTRECLAIM_STATS_PURGES,  // madvise mode
+    PTRECLAIM_STATS_PASSES,  // the service thread, in every mode that has one
+};
+
 // Swift cannot walk an X-macro: the same list as data.
 struct ptreclaim_stats_field {
     const char *name;
     const char *meaning;
     uint32_t offset;
-    uint32_t is_refusal;
+    uint32_t group; // enum ptreclaim_stats_group
 };
 extern const size_t ptreclaim_stats_field_count;
 /// `index` is below `ptreclaim_stats_field_count`.
