@@ -51,6 +51,11 @@ static void count_zaps(struct ptreclaim_stats_page *stats, uint64_t zapped, uint
     }
 }
 
+/// Switched off from outside, by `ptreclaim ctl PID off`: nothing is zapped until it is on again.
+static bool is_off(const struct ptreclaim_stats_page *stats) {
+    return __atomic_load_n(&stats->control.is_off, __ATOMIC_RELAXED) != 0;
+}
+
 static bool in_scope(const void *address, size_t byte_count) {
     return (uintptr_t)address + byte_count <= (uintptr_t)1 << 47;
 }
@@ -170,6 +175,9 @@ static bool hook_decommit(
         ptreclaim_count(&stats->addresses_skipped, 1);
         return true;
     }
+    if (is_off(stats)) {
+        return true; // jemalloc goes on with purge_forced, as it does without the library
+    }
     const uint64_t start = now_ns();
     uint64_t zapped = 0, skipped = 0;
     const int32_t error =
@@ -245,6 +253,9 @@ static bool hook_merge(
     if (!in_scope(second, second_count)) {
         ptreclaim_count(&stats->addresses_skipped, 1);
         return false;
+    }
+    if (is_off(stats)) {
+        return false; // they are one extent all the same
     }
     // Merges of committed extents are many and do nothing: not worth two looks at the clock.
     const uint64_t start = committed ? 0 : now_ns();

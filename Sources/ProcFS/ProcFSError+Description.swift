@@ -12,6 +12,15 @@ extension ProcFSError: CustomStringConvertible {
         case .badStatsPage: "\(what): the stats page has a layout that this version does not know"
         case .parentsStatsPage:
             "\(what) was forked and has had no event yet: it still shows its parent's stats page"
+        case .closedStatsPage:
+            "\(what) has closed the descriptor of its stats page: run as root (map_files needs "
+                + "CAP_CHECKPOINT_RESTORE)"
+        case .isOff:
+            "\(what): the library does nothing there; ptreclaim doctor says what is possible, "
+                + "PTRECLAIM_VERBOSE=1 at its start says why not"
+        case .ended: "\(what) has ended, or executed another program, before it answered"
+        case .noAnswer: what
+        case .passFailed: "\(what): the pass failed: \(Self.text(of: errno))"
         }
     }
 

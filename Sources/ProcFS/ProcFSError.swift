@@ -13,6 +13,16 @@ public struct ProcFSError: Error, Equatable, Sendable {
         case badStatsPage
         /// The page found still belongs to the process that this one was forked from.
         case parentsStatsPage
+        /// The page is there, but no way leads to it that one could write through.
+        case closedStatsPage
+        /// What was asked of the process needs a service thread, and its mode has none: it is off.
+        case isOff
+        /// The process ended, or executed something else, while it was waited for.
+        case ended
+        /// The process has not answered in time.
+        case noAnswer
+        /// The process could not make the pass that was asked for.
+        case passFailed
     }
 
     public let code: Code

@@ -14,8 +14,18 @@ public struct ProcessStatus: Sendable {
     public let cpuSeconds: Double
     public let command: String
 
-    public static func read(pid: Int32) throws(ProcFSError) -> ProcessStatus {
+    /// The text of /proc/PID/status, readable by everybody.
+    /// - Throws: `.unreadable` where there is no such process, `.noMemory` where it has none.
+    public static func text(pid: Int32) throws(ProcFSError) -> String {
         let status = try ProcFile.text("/proc/\(pid)/status")
+        guard status.kilobytes("VmPTE:") != nil else {
+            throw ProcFSError(code: .noMemory, errno: 0, what: "process \(pid)")
+        }
+        return status
+    }
+
+    public static func read(pid: Int32) throws(ProcFSError) -> ProcessStatus {
+        let status = try text(pid: pid)
         guard let vmPTE = status.kilobytes("VmPTE:") else {
             throw ProcFSError(code: .noMemory, errno: 0, what: "process \(pid)")
         }

@@ -18,6 +18,9 @@ public enum KernelAbilities {
         return (try? space.look(at: space.span(0))) == .absent
     }()
 
+    /// Memory that others use can be freed behind a fence: the modes madvise and scan.
+    public static let canFence = hasUserfaultfd && showsTables && backends.contains(.dontneed)
+
     private static let guardedMemory: [PlayMemory] = PlayMemory.allCases.filter { memory in
         guard let backend = backends.first, let space = try? LivePlayground(backend) else {
             return false

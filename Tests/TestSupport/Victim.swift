@@ -120,6 +120,18 @@ public struct Victim: Sendable {
             errors: String(decoding: try Data(contentsOf: errorFile), as: UTF8.self))
     }
 
+    /// The first whole line of the output so far that starts with `start`, waited for.
+    public func line(startingWith start: String, within limit: Duration) async throws -> String {
+        let deadline = ContinuousClock.now + limit
+        while ContinuousClock.now < deadline {
+            let output = String(decoding: try Data(contentsOf: outputFile), as: UTF8.self)
+            let lines = output.split(separator: "\n", omittingEmptySubsequences: false).dropLast()
+            if let line = lines.first(where: { $0.hasPrefix(start) }) { return String(line) }
+            try await Task.sleep(for: .milliseconds(10))
+        }
+        throw CocoaError(.fileReadUnknown)
+    }
+
     /// Sends SIGTERM and waits.
     public func terminate() async throws -> Outcome {
         kill(pid, SIGTERM)

@@ -6,6 +6,10 @@
 //
 //   jemalloc-victim churn | arenas | hooks-at-create | hooks-wrapped | hooks-replaced
 //                   | arena-destroyed | mlockall | errno | fork | fork-threads | closefrom | setuid
+//                   | off
+//   jemalloc-victim serve | wait | wait-child | wait-closed | wait-numbers
+//                   | wait-filtered
+//                                    until it is killed
 //   jemalloc-victim counters PID     the counters of another process
 
 #include "stats_page.h"
@@ -14,6 +18,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jemalloc/jemalloc.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -519,6 +525,109 @@ static void drop_privileges(void) {
     churn();
 }
 
+// ---- the switch, and whoever looks from outside -----------------------------------------------
+
+static unsigned long zaps(void) {
+    return __atomic_load_n(&own_page()->spans_zapped, __ATOMIC_RELAXED);
+}
+
+/// What the library zaps in a churn while it is on, off, and on again; in a child, too.
+static void switch_off(void) {
+    struct ptreclaim_stats_page *page = (struct ptreclaim_stats_page *)own_page();
+    if (!page) {
+        fprintf(stderr, "no stats page\n");
+        exit(NOT_POSSIBLE);
+    }
+    churn();
+    unsigned long before = zaps();
+    printf("zapped_on: %lu\n", before);
+    __atomic_store_n(&page->control.is_off, 1u, __ATOMIC_RELAXED);
+    const unsigned long purges = page->purges_forced;
+    churn();
+    printf("zapped_off: %lu\npurged_off: %lu\n", zaps() - before, page->purges_forced - purges);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        churn();
+        printf("child.zapped_off: %lu\n", zaps());
+        exit(failures ? 1 : 0);
+    }
+    wait_for(child);
+    before = zaps();
+    __atomic_store_n(&page->control.is_off, 0u, __ATOMIC_RELAXED);
+    churn();
+    printf("zapped_again: %lu\n", zaps() - before);
+}
+
+static void say_ready(pid_t pid) {
+    printf("ready: %d\n", (int)pid);
+    fflush(stdout);
+}
+
+static void serve(void) {
+    churn();
+    for (say_ready(getpid());; usleep(1000)) {
+        churn();
+        if (failures) {
+            abort();
+        }
+    }
+}
+
+static void wait_for_ever(void) {
+    churn();
+    for (say_ready(getpid());;) {
+        pause();
+    }
+}
+
+/// A child that has done nothing since the fork.
+static void wait_in_child(void) {
+    pid_t child = fork();
+    if (child == 0) {
+        for (;;) {
+            pause();
+        }
+    }
+    say_ready(child);
+    for (;;) {
+        pause();
+    }
+}
+
+static void wait_without_descriptors(void) {
+    (void)syscall(SYS_close_range, 3u, ~0u, 0u);
+    wait_for_ever();
+}
+
+/// With numbers that a reader can be measured by.
+static void wait_with_numbers(void) {
+    struct ptreclaim_stats_page *page = (struct ptreclaim_stats_page *)own_page();
+    if (!page) {
+        exit(NOT_POSSIBLE);
+    }
+    page->tables_freed = 4711;
+    page->kept[1] = 5;
+    page->kept[PTRECLAIM_STATS_REASONS - 1] = 7;
+    page->fences_met_by_microseconds[3] = 40;
+    page->fences_met_by_microseconds[5] = 1;
+    page->fences_met_by_microseconds[PTRECLAIM_STATS_BUCKETS - 1] = 10;
+    say_ready(getpid());
+    for (;;) {
+        pause();
+    }
+}
+
+static void wait_behind_filter(void) {
+    struct sock_filter permit = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    struct sock_fprog program = {.len = 1, .filter = &permit};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) {
+        exit(NOT_POSSIBLE);
+    }
+    wait_for_ever();
+}
+
 // ---- main --------------------------------------------------------------------------------------
 
 static const struct {
@@ -537,6 +646,13 @@ static const struct {
     {"fork-threads", fork_beside_threads},
     {"closefrom", close_from},
     {"setuid", drop_privileges},
+    {"off", switch_off},
+    {"serve", serve},
+    {"wait", wait_for_ever},
+    {"wait-child", wait_in_child},
+    {"wait-closed", wait_without_descriptors},
+    {"wait-numbers", wait_with_numbers},
+    {"wait-filtered", wait_behind_filter},
 };
 
 int main(int count, char **arguments) {
