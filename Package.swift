@@ -115,7 +115,7 @@ let package = Package(
         .executableTarget(
             name: "PTReclaimCLI",
             dependencies: [
-                "ProcFS", "TraceFile", "CLinuxMM", "Conformance", "PageTableModel",
+                "ProcFS", "TraceFile", "CLinuxMM", "Conformance", "LiveSpace", "PageTableModel",
                 "PageTableSimulator", "ReclaimCore",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "TextTable", package: "TextTable"),
@@ -216,7 +216,7 @@ let package = Package(
             dependencies: ["PageTableSimulator", "PageTableModel", "ReclaimCore"],
             swiftSettings: hostSettings),
         .testTarget(
-            name: "CommandTests", dependencies: ["ProcFS", "TestSupport"],
+            name: "CommandTests", dependencies: ["ProcFS", "ReclaimCore", "TestSupport"],
             swiftSettings: hostSettings),
         .testTarget(
             name: "TraceFileTests", dependencies: ["TraceFile", "ReclaimCore", "CTraceFile"],

@@ -11,7 +11,7 @@ struct PTReclaimCommand: ParsableCommand {
         commandName: "ptreclaim",
         abstract: "Shows the page tables that a process keeps for nothing, and removes them.",
         subcommands: [
-            Inspect.self, Run.self, Stats.self, Ctl.self, Simulate.self,
+            Doctor.self, Inspect.self, Run.self, Stats.self, Ctl.self, Simulate.self,
             MeasureCosts.self, Conform.self,
         ])
 

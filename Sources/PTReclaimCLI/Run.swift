@@ -13,10 +13,19 @@ struct Run: ParsableCommand {
             The library is the one that PTRECLAIM_SHIM names, or \(Shim.fileName) beside this \
             program, or in ../lib/ptreclaim.
 
+            Other options go through the environment, as PTRECLAIM_DELAY_MS=100.
+
             Examples:
+              ptreclaim run --mode scan -- node server.js
               ptreclaim run -- redis-server /etc/redis/redis.conf
               ptreclaim run --report -- redis-server --save ''
             """)
+
+    @Option(
+        help: ArgumentHelp(
+            "What the library does (PTRECLAIM_MODE): \(LibraryMode.names). Without it the "
+                + "environment decides, or auto.", valueName: "mode"))
+    var mode: LibraryMode?
 
     @Flag(help: "Let the library say at exit what it did (PTRECLAIM_REPORT=1).")
     var report = false
@@ -41,6 +50,14 @@ struct Run: ParsableCommand {
         }
         let inherited = unsafe getenv("LD_PRELOAD").map { unsafe String(cString: $0) } ?? ""
         unsafe setenv("LD_PRELOAD", inherited.isEmpty ? shim : "\(shim):\(inherited)", 1)
+        if let mode {
+            unsafe setenv("PTRECLAIM_MODE", mode.rawValue, 1)
+            if mode.isFenced, let reason = MachineCheckup().abilities.refusal(of: .scan) {
+                PTReclaimCommand.note(
+                    "mode \(mode.rawValue) will not be possible: \(reason); see ptreclaim doctor",
+                    command: "run")
+            }
+        }
         if report { unsafe setenv("PTRECLAIM_REPORT", "1", 1) }
         // Sound: the copies live until exec replaces the program; after a failure it ends.
         var arguments = unsafe command.map { unsafe strdup($0) } + [nil]

@@ -57,7 +57,12 @@ private func ptreclaim(
             (["inspect", "2"], 1, "ptreclaim inspect: "),
             (["inspect", "2147483647"], 1, "no such process"),
             (["inspect", "x"], 2, "Usage:"), (["inspect"], 2, "Usage:"),
-            (["stats", "2147483647"], 1, "ptreclaim stats: "), (["frobnicate"], 2, "Usage:"),
+            (["stats", "2147483647"], 1, "ptreclaim stats: "),
+            (["ctl", "2147483647", "off"], 1, "no such process"), (["ctl", "1"], 2, "Usage:"),
+            (["ctl", "2", "on"], 1, "ptreclaim ctl: "), (["ctl", "1", "maybe"], 2, "Usage:"),
+            (["doctor", "2147483647"], 1, "no such process"), (["doctor", "x"], 2, "Usage:"),
+            (["doctor", "2"], 1, "a kernel thread"), (["doctor", "0"], 2, "Usage:"),
+            (["run", "--mode", "magic", "--", "true"], 2, "Usage:"), (["frobnicate"], 2, "Usage:"),
             (["simulate"], 2, "Usage:"),
             (["simulate", "desktop"], 2, "no workload is called desktop"),
             (["simulate", "server", "--policy", "hope"], 2, "no policy is called hope"),
@@ -111,6 +116,31 @@ private func ptreclaim(
         let words = result.output.split { $0.isWhitespace || $0 == ":" }
         #expect(words.count == 4)
         #expect(words.dropFirst() == ["/nonexistent/other.so", "1", "-h"])
+    }
+
+    @Test("the mode is passed on, each, and before what the environment says", arguments: modes)
+    func mode(name: String) async throws {
+        var environment = shim
+        environment["PTRECLAIM_MODE"] = "off"
+        let print = ["--", "sh", "-c", "echo $PTRECLAIM_MODE"]
+        let named = try await ptreclaim(["run", "--mode", name] + print, environment: environment)
+        #expect(named.status == 0 && named.output == "\(name)\n", "\(named)")
+        let unnamed = try await ptreclaim(["run"] + print, environment: environment)
+        #expect(unnamed.output == "off\n")
+    }
+
+    private static let modes = ["auto", "hooks", "madvise", "scan", "hooks+scan", "off"]
+
+    @Test(
+        "a mode that needs a fence is told to be impossible where there is none",
+        .enabled(if: Nobody.isPossible, "needs root and setpriv"), arguments: ["scan", "hooks"])
+    func modeWithoutFence(name: String) async throws {
+        let result = try await Nobody.ptreclaim(
+            ["run", "--mode", name, "--", "true"], environment: shim)
+        #expect(result.status == 0)
+        #expect(
+            result.errors.contains("will not be possible: no fence") == (name == "scan"),
+            "\(result)")
     }
 
     @Test("a library that is not there is an error that tells what to do")
