@@ -126,13 +126,18 @@ bool ptreclaim_reclaimer_has_given_way(void) {
     return __atomic_load_n(&has_given_way, __ATOMIC_RELAXED);
 }
 
+/// Nothing is fenced any more, for the reason that `counter` counts.
+static void stop(uint64_t *counter) {
+    ptreclaim_layout_stop();
+    refuse(counter);
+    terms.is_enabled = false;
+    nudge(ptreclaim_stats());
+}
+
 void ptreclaim_reclaimer_give_way(void) {
     __atomic_store_n(&has_given_way, true, __ATOMIC_RELAXED);
     if (terms.is_enabled) {
-        ptreclaim_layout_stop();
-        refuse(&ptreclaim_stats()->refused_application_userfaultfd);
-        terms.is_enabled = false;
-        nudge(ptreclaim_stats());
+        stop(&ptreclaim_stats()->refused_application_userfaultfd);
     }
 }
 
@@ -142,6 +147,7 @@ void ptreclaim_reclaimer_give_way(void) {
 struct reclaimer {
     struct ptreclaim_service service;
     struct ptreclaim_watch watch;
+    uint32_t tid;
     struct ptreclaim_stats_page *stats;
     uint32_t longest_fenced_run;
     uint64_t pause_ns;
@@ -154,6 +160,10 @@ struct reclaimer {
     struct ptreclaim_candidates *runs;
     size_t run_count, next_run;
 };
+
+// Of this process where wiped_on_fork->reclaimer says so. Not on the service thread's stack: the watchdog
+// still looks at its part when that thread has left.
+static struct reclaimer the_reclaimer;
 
 static struct ptreclaim_pass begin_pass(const struct reclaimer *us) {
     return (struct ptreclaim_pass){
@@ -384,7 +394,8 @@ static void wait_for_work(struct reclaimer *us) {
     for (;;) {
         const uint32_t seen = __atomic_load_n(&control->nudges, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&control->requests, __ATOMIC_ACQUIRE)
-            != __atomic_load_n(&control->answers, __ATOMIC_RELAXED)) {
+                != __atomic_load_n(&control->answers, __ATOMIC_RELAXED)
+            || !terms.is_enabled) {
             return;
         }
         const uint64_t now = ptreclaim_monotonic_nanoseconds();
@@ -411,35 +422,77 @@ static void wait_for_work(struct reclaimer *us) {
 
 static void *reclaim(void *argument) {
     struct ptreclaim_wiped_on_fork *ours = argument;
-    // Not on this stack: the watchdog still looks at its part when this thread has left.
-    static struct reclaimer us;
-    us = (struct reclaimer){.longest_fenced_run = MOST_FENCED, .pause_ns = terms.delay_ns};
-    us.stats = ptreclaim_stats();
-    const int error = ptreclaim_service_enter(&us.service);
+    struct reclaimer *us = &the_reclaimer;
+    *us = (struct reclaimer){.longest_fenced_run = MOST_FENCED, .pause_ns = terms.delay_ns};
+    const long tid = ptreclaim_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0);
+    __atomic_store_n(&us->tid, (uint32_t)tid, __ATOMIC_RELEASE);
+    us->stats = ptreclaim_stats();
+    const int error = ptreclaim_service_enter(&us->service);
     static struct ptreclaim_candidates runs[MOST_RUNS];
-    us.runs = runs;
-    us.service.is_probed = true;
-    us.service.must_not_wait = true;
-    us.service.watch = &us.watch;
-    us.is_above_watermark = terms.watermark_tables == 0;
-    if (error || ptreclaim_watch_start(&us.watch)) {
-        refuse(&us.stats->refused_no_service_thread);
+    us->runs = runs;
+    us->service.is_probed = true;
+    us->service.must_not_wait = true;
+    us->service.watch = &us->watch;
+    us->is_above_watermark = terms.watermark_tables == 0;
+    if (error || ptreclaim_watch_start(&us->watch)) {
+        refuse(&us->stats->refused_no_service_thread);
         __atomic_store_n(&ours->reclaimer, FAILED, __ATOMIC_RELEASE);
         return NULL;
     }
     __atomic_store_n(&ours->reclaimer, RUNNING, __ATOMIC_RELEASE);
-    while (terms.is_enabled && !us.stats->fences_opened) {
-        wait_for_work(&us);
+    while (terms.is_enabled && !us->stats->fences_opened) {
+        wait_for_work(us);
         if (!terms.is_enabled || is_alone()) {
             break;
         }
         const uint64_t start = ptreclaim_monotonic_nanoseconds();
-        pass_once(&us);
+        pass_once(us);
         const uint64_t end = ptreclaim_monotonic_nanoseconds();
-        us.earliest_ns = end + (end - start) * (100 - terms.budget_percent) / terms.budget_percent;
+        us->earliest_ns = end + (end - start) * (100 - terms.budget_percent) / terms.budget_percent;
     }
-    ptreclaim_watch_end(&us.watch);
+    ptreclaim_watch_end(&us->watch);
     return NULL;
+}
+
+// ---- leaving ----------------------------------------------------------------------------------
+
+/// At most a second: a pass has its time.
+static void wait_until_gone(const uint32_t *thread) {
+    uint32_t nothing = 0;
+    for (int i = 0; i < 1000; i++) {
+        const uint32_t tid = __atomic_load_n(thread, __ATOMIC_ACQUIRE);
+        if (tid && ptreclaim_syscall(SYS_tgkill, ptreclaim_getpid(), tid, 0, 0, 0, 0) == -ESRCH) {
+            return;
+        }
+        ptreclaim_futex_wait(&nothing, 0, 1);
+    }
+}
+
+static void end(uint64_t *counter) {
+    stop(counter);
+    const uint32_t state = __atomic_load_n(&wiped()->reclaimer, __ATOMIC_ACQUIRE);
+    if (state == STARTING || state == RUNNING) {
+        wait_until_gone(&the_reclaimer.tid);
+        wait_until_gone(&the_reclaimer.watch.tid);
+    }
+}
+
+/// Not in a child of vfork, which is here with its parent's memory.
+static bool is_enabled_here(void) {
+    const struct ptreclaim_stats_page *stats = ptreclaim_stats(); // a forked child makes its own
+    return terms.is_enabled && wiped() && stats->pid == ptreclaim_getpid();
+}
+
+void ptreclaim_reclaimer_before_filter(void) {
+    if (is_enabled_here()) {
+        end(&ptreclaim_stats()->refused_seccomp);
+    }
+}
+
+void ptreclaim_reclaimer_before_alone(void) {
+    if (is_enabled_here() && __atomic_load_n(&wiped()->reclaimer, __ATOMIC_ACQUIRE) != NONE) {
+        end(&ptreclaim_stats()->refused_no_service_thread);
+    }
 }
 
 // ---- starting ---------------------------------------------------------------------------------
