@@ -282,10 +282,12 @@ static void adapt(struct reclaimer *us) {
         ptreclaim_count(&us->stats->back_offs, 1);
         us->longest_fenced_run = us->longest_fenced_run > 1 ? us->longest_fenced_run / 2 : 1;
         us->pause_ns = us->pause_ns < 16 * terms.delay_ns ? 2 * us->pause_ns : us->pause_ns;
-    } else if (
-        fences->count && fences->longest_ns < short_fence_ns
-        && us->longest_fenced_run < MOST_FENCED) {
-        us->longest_fenced_run *= 2;
+    } else if (fences->count && fences->longest_ns < short_fence_ns) {
+        us->longest_fenced_run =
+            us->longest_fenced_run < MOST_FENCED ? us->longest_fenced_run * 2 : MOST_FENCED;
+        if (terms.follows_purges) {
+            us->pause_ns = us->pause_ns / 2 > terms.delay_ns ? us->pause_ns / 2 : terms.delay_ns;
+        }
     }
 }
 
