@@ -389,11 +389,13 @@ static void pass_once(struct reclaimer *us) {
 
 /// Sleeps until there is something to do. What is asked for is done at once, the rest after a while.
 static void wait_for_work(struct reclaimer *us) {
-    struct ptreclaim_control *control = &us->stats->control;
     const uint64_t start = ptreclaim_monotonic_nanoseconds();
     uint64_t since = start; // when there came to be something to do
     bool has_work = !terms.follows_purges || us->next_run < us->run_count;
     for (;;) {
+        // Once more: in a child another thread may have been making the page.
+        us->stats = ptreclaim_stats();
+        struct ptreclaim_control *control = &us->stats->control;
         const uint32_t seen = __atomic_load_n(&control->nudges, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&control->requests, __ATOMIC_ACQUIRE)
                 != __atomic_load_n(&control->answers, __ATOMIC_RELAXED)
