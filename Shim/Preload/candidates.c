@@ -52,19 +52,22 @@ static size_t join(struct ptreclaim_candidates *runs, size_t count) {
     return joined;
 }
 
-size_t ptreclaim_candidates_take(struct ptreclaim_candidates *runs, size_t capacity) {
+size_t ptreclaim_candidates_take(
+    struct ptreclaim_candidates *runs, size_t capacity, bool *has_missed) {
     const uint64_t end = __atomic_load_n(&put_count, __ATOMIC_ACQUIRE);
     size_t count = 0;
     uint64_t place = taken_count;
     for (; place < end && count < capacity; place++) {
-        // Zero where somebody has a place and has not written yet: that hint is lost, or comes with
-        // a later round.
+        // Zero where somebody has a place and has not written yet, or more were put down at the same
+        // moment than there are places.
         const uint64_t word =
             __atomic_exchange_n(&slots[place % SLOT_COUNT], 0, __ATOMIC_ACQUIRE);
         if (word) {
             runs[count].first = (word >> COUNT_BITS) - 1;
             runs[count].count = word & (((uint64_t)1 << COUNT_BITS) - 1);
             count++;
+        } else {
+            *has_missed = true;
         }
     }
     __atomic_store_n(&taken_count, place, __ATOMIC_RELAXED);

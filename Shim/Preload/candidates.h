@@ -18,8 +18,9 @@ struct ptreclaim_candidates {
 /// Puts down. False where there was no room. Anywhere; no lock, no allocation.
 bool ptreclaim_candidates_add(uint64_t first, uint64_t count);
 
-/// Takes what has been put down, sorted and joined. Returns how many runs: at most `capacity`.
-/// The service thread only.
-size_t ptreclaim_candidates_take(struct ptreclaim_candidates *runs, size_t capacity);
+/// Takes what has been put down, sorted and joined. Returns how many runs: at most `capacity`. Sets
+/// `*has_missed` where one has been lost. The service thread only.
+size_t ptreclaim_candidates_take(
+    struct ptreclaim_candidates *runs, size_t capacity, bool *has_missed);
 
 #endif

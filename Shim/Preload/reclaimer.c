@@ -240,9 +240,10 @@ static void look_at_candidates(struct reclaimer *us) {
     struct ptreclaim_wiped_on_fork *ours = wiped();
     __atomic_store_n(&ours->has_candidates, 0, __ATOMIC_SEQ_CST);
     if (us->next_run == us->run_count) {
-        us->run_count = ptreclaim_candidates_take(us->runs, MOST_RUNS);
+        bool has_missed = __atomic_exchange_n(&ours->has_lost_candidates, 0, __ATOMIC_RELAXED);
+        us->run_count = ptreclaim_candidates_take(us->runs, MOST_RUNS, &has_missed);
         us->next_run = 0;
-        if (__atomic_exchange_n(&ours->has_lost_candidates, 0, __ATOMIC_RELAXED)) {
+        if (has_missed) {
             // Some are not known any more: everywhere, then.
             us->runs[0] = (struct ptreclaim_candidates){0, top / span_bytes};
             us->run_count = 1;
