@@ -11,15 +11,19 @@ enum { SLOT_COUNT = 4096, COUNT_BITS = 26 };
 static uint64_t slots[SLOT_COUNT];
 static uint64_t put_count, taken_count;
 
-bool ptreclaim_candidates_add(uint64_t first, uint64_t count) {
+uint64_t ptreclaim_candidates_add(uint64_t first, uint64_t count) {
     const uint64_t put = __atomic_load_n(&put_count, __ATOMIC_RELAXED);
     if (put - __atomic_load_n(&taken_count, __ATOMIC_RELAXED) >= SLOT_COUNT) {
-        return false;
+        return 0;
     }
     const uint64_t place = __atomic_fetch_add(&put_count, 1, __ATOMIC_RELAXED);
     __atomic_store_n(
         &slots[place % SLOT_COUNT], (first + 1) << COUNT_BITS | count, __ATOMIC_RELEASE);
-    return true;
+    return place + 1;
+}
+
+bool ptreclaim_candidates_waits(uint64_t ticket) {
+    return ticket > __atomic_load_n(&taken_count, __ATOMIC_SEQ_CST);
 }
 
 /// Sorts by the first span. In place, without an allocation: qsort of glibc allocates.
@@ -70,7 +74,7 @@ size_t ptreclaim_candidates_take(
             *has_missed = true;
         }
     }
-    __atomic_store_n(&taken_count, place, __ATOMIC_RELAXED);
+    __atomic_store_n(&taken_count, place, __ATOMIC_SEQ_CST);
     sort(runs, count);
     return join(runs, count);
 }

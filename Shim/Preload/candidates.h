@@ -15,8 +15,12 @@ struct ptreclaim_candidates {
     uint64_t first, count;
 };
 
-/// Puts down. False where there was no room. Anywhere; no lock, no allocation.
-bool ptreclaim_candidates_add(uint64_t first, uint64_t count);
+/// Puts down. Returns a ticket, or 0 where there was no room. Anywhere; no lock, no allocation.
+uint64_t ptreclaim_candidates_add(uint64_t first, uint64_t count);
+
+/// Whether what was put down with that ticket still waits to be taken, and so will be looked at later
+/// than now.
+bool ptreclaim_candidates_waits(uint64_t ticket);
 
 /// Takes what has been put down, sorted and joined. Returns how many runs: at most `capacity`. Sets
 /// `*has_missed` where one has been lost. The service thread only.

@@ -61,11 +61,12 @@ static void nudge(struct ptreclaim_stats_page *stats) {
     ptreclaim_syscall(SYS_futex, (long)&stats->control.nudges, wake, 1, 0, 0, 0);
 }
 
-static void put_down(uint64_t first, uint64_t count) {
+static uint64_t put_down(uint64_t first, uint64_t count) {
     struct ptreclaim_stats_page *stats = ptreclaim_stats();
     struct ptreclaim_wiped_on_fork *ours = wiped();
     ptreclaim_count(&stats->candidates, count);
-    if (!ptreclaim_candidates_add(first, count)) {
+    const uint64_t ticket = ptreclaim_candidates_add(first, count);
+    if (!ticket) {
         ptreclaim_count(&stats->candidates_lost, count);
         __atomic_store_n(&ours->has_lost_candidates, 1, __ATOMIC_RELAXED);
     }
@@ -73,6 +74,7 @@ static void put_down(uint64_t first, uint64_t count) {
         && !__atomic_exchange_n(&ours->has_candidates, 1, __ATOMIC_ACQ_REL)) {
         nudge(stats);
     }
+    return ticket;
 }
 
 void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice) {
@@ -95,21 +97,19 @@ void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice) {
         return;
     }
     // Of the spans that it covers whole the kernel has freed the tables itself.
-    static _Thread_local uint64_t put_down_last; // allocators purge one span piece by piece
-    static _Thread_local uint64_t put_down_at_ns;
+    // Allocators purge one span piece by piece.
+    static _Thread_local uint64_t put_down_last, ticket;
     const bool covers_first = (start & (span_bytes - 1)) == 0 && end - start >= span_bytes;
     const bool covers_last = (end & (span_bytes - 1)) == 0 && end - start >= span_bytes;
-    const uint64_t now = ptreclaim_monotonic_nanoseconds();
-    if (!covers_first
-        && !(put_down_last == first && now - put_down_at_ns < terms.delay_ns / 2)) {
-        put_down(first, 1);
+    const bool waits = ptreclaim_candidates_waits(ticket)
+                       && __atomic_load_n(&ours->has_candidates, __ATOMIC_SEQ_CST);
+    if (!covers_first && !(put_down_last == first && waits)) {
+        ticket = put_down(first, 1);
         put_down_last = first;
-        put_down_at_ns = now;
     }
     if (!covers_last && last != first) {
-        put_down(last, 1);
+        ticket = put_down(last, 1);
         put_down_last = last;
-        put_down_at_ns = now;
     }
 }
 
