@@ -10,19 +10,20 @@ enum { SLOT_COUNT = 4096, COUNT_BITS = 26 };
 // as true there.
 static uint64_t slots[SLOT_COUNT];
 static uint64_t put_count, taken_count;
-static uint64_t rounds = 1;
 
-uint64_t ptreclaim_candidates_round(void) { return __atomic_load_n(&rounds, __ATOMIC_ACQUIRE); }
-
-bool ptreclaim_candidates_add(uint64_t first, uint64_t count) {
+uint64_t ptreclaim_candidates_add(uint64_t first, uint64_t count) {
     const uint64_t put = __atomic_load_n(&put_count, __ATOMIC_RELAXED);
     if (put - __atomic_load_n(&taken_count, __ATOMIC_RELAXED) >= SLOT_COUNT) {
-        return false;
+        return 0;
     }
     const uint64_t place = __atomic_fetch_add(&put_count, 1, __ATOMIC_RELAXED);
     __atomic_store_n(
         &slots[place % SLOT_COUNT], (first + 1) << COUNT_BITS | count, __ATOMIC_RELEASE);
-    return true;
+    return place + 1;
+}
+
+bool ptreclaim_candidates_waits(uint64_t ticket) {
+    return ticket > __atomic_load_n(&taken_count, __ATOMIC_SEQ_CST);
 }
 
 /// Sorts by the first span. In place, without an allocation: qsort of glibc allocates.
@@ -55,23 +56,25 @@ static size_t join(struct ptreclaim_candidates *runs, size_t count) {
     return joined;
 }
 
-size_t ptreclaim_candidates_take(struct ptreclaim_candidates *runs, size_t capacity) {
-    __atomic_fetch_add(&rounds, 1, __ATOMIC_SEQ_CST);
+size_t ptreclaim_candidates_take(
+    struct ptreclaim_candidates *runs, size_t capacity, bool *has_missed) {
     const uint64_t end = __atomic_load_n(&put_count, __ATOMIC_ACQUIRE);
     size_t count = 0;
     uint64_t place = taken_count;
     for (; place < end && count < capacity; place++) {
-        // Zero where somebody has a place and has not written yet: that hint is lost, or comes with
-        // a later round.
+        // Zero where somebody has a place and has not written yet, or more were put down at the same
+        // moment than there are places.
         const uint64_t word =
             __atomic_exchange_n(&slots[place % SLOT_COUNT], 0, __ATOMIC_ACQUIRE);
         if (word) {
             runs[count].first = (word >> COUNT_BITS) - 1;
             runs[count].count = word & (((uint64_t)1 << COUNT_BITS) - 1);
             count++;
+        } else {
+            *has_missed = true;
         }
     }
-    __atomic_store_n(&taken_count, place, __ATOMIC_RELAXED);
+    __atomic_store_n(&taken_count, place, __ATOMIC_SEQ_CST);
     sort(runs, count);
     return join(runs, count);
 }

@@ -15,15 +15,16 @@ struct ptreclaim_candidates {
     uint64_t first, count;
 };
 
-/// Puts down. False where there was no room. Anywhere; no lock, no allocation.
-bool ptreclaim_candidates_add(uint64_t first, uint64_t count);
+/// Puts down. Returns a ticket, or 0 where there was no room. Anywhere; no lock, no allocation.
+uint64_t ptreclaim_candidates_add(uint64_t first, uint64_t count);
 
-/// How often they have been taken, counting from 1. What was put down in this round will be looked at
-/// after the next begins.
-uint64_t ptreclaim_candidates_round(void);
+/// Whether what was put down with that ticket still waits to be taken, and so will be looked at later
+/// than now.
+bool ptreclaim_candidates_waits(uint64_t ticket);
 
-/// Takes what has been put down, sorted and joined. Returns how many runs: at most `capacity`.
-/// The service thread only.
-size_t ptreclaim_candidates_take(struct ptreclaim_candidates *runs, size_t capacity);
+/// Takes what has been put down, sorted and joined. Returns how many runs: at most `capacity`. Sets
+/// `*has_missed` where one has been lost. The service thread only.
+size_t ptreclaim_candidates_take(
+    struct ptreclaim_candidates *runs, size_t capacity, bool *has_missed);
 
 #endif

@@ -21,7 +21,9 @@
 
 #include <errno.h>
 #include <asm/unistd_64.h>
+#include <sched.h>
 #include <stdarg.h>
+#include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/uio.h>
 
@@ -310,6 +312,48 @@ EXPORT int ioctl(int fd, unsigned long request, ...) {
     return (int)as_libc(control(fd, request, argument));
 }
 
+// ---- what concerns all threads, or is refused where there are others -----------------------------
+
+static long control_process(int option, long a, long b, long c, long d) {
+    if (option == PR_SET_SECCOMP) {
+        ptreclaim_reclaimer_before_filter();
+    }
+    return ptreclaim_syscall(SYS_prctl, option, a, b, c, d, 0);
+}
+
+EXPORT int prctl(int option, ...) {
+    va_list more;
+    va_start(more, option);
+    const long a = va_arg(more, long), b = va_arg(more, long), c = va_arg(more, long),
+               d = va_arg(more, long);
+    va_end(more);
+    return (int)as_libc(control_process(option, a, b, c, d));
+}
+
+static long set_filter(long operation, long flags, long argument) {
+    const long strict = 0, filter = 1;
+    if (operation == strict || operation == filter) {
+        ptreclaim_reclaimer_before_filter();
+    }
+    return ptreclaim_syscall(SYS_seccomp, operation, flags, argument, 0, 0, 0);
+}
+
+static long leave_namespaces(int flags) {
+    if (flags & (CLONE_NEWUSER | CLONE_THREAD | CLONE_SIGHAND | CLONE_VM)) {
+        ptreclaim_reclaimer_before_alone();
+    }
+    return ptreclaim_syscall(SYS_unshare, flags, 0, 0, 0, 0, 0);
+}
+
+EXPORT int unshare(int flags) { return (int)as_libc(leave_namespaces(flags)); }
+
+static long enter_namespace(int fd, int type) {
+    ptreclaim_reclaimer_before_alone();
+    return ptreclaim_syscall(SYS_setns, fd, type, 0, 0, 0, 0);
+}
+
+EXPORT int setns(int fd, int type) { return (int)as_libc(enter_namespace(fd, type)); }
+
 // ---- any of them by its number ----------------------------------------------------------------
 
 /// One of the calls above. The last argument is where a caller of syscall(2) has put it.
@@ -329,6 +373,10 @@ __attribute__((used, visibility("hidden"))) long ptreclaim_seen_syscall(
     case SYS_process_madvise:
         return as_libc(
             advise_vector((int)a, (const struct iovec *)b, (size_t)c, (int)d, (unsigned)e));
+    case SYS_prctl: return as_libc(control_process((int)a, b, c, d, e));
+    case SYS_seccomp: return as_libc(set_filter(a, b, c));
+    case SYS_unshare: return as_libc(leave_namespaces((int)a));
+    case SYS_setns: return as_libc(enter_namespace((int)a, (int)b));
     case SYS_ioctl: return as_libc(control((int)a, (unsigned long)b, c));
     default: return as_libc(ptreclaim_syscall(number, a, b, c, d, e, f));
     }
@@ -349,6 +397,8 @@ __asm__(".pushsection .text\n"
         "syscall:\n" IF_SEEN(__NR_mmap) IF_SEEN(__NR_munmap) IF_SEEN(__NR_mremap)
             IF_SEEN(__NR_remap_file_pages) IF_SEEN(__NR_shmat) IF_SEEN(__NR_brk)
                 IF_SEEN(__NR_madvise) IF_SEEN(__NR_process_madvise) IF_SEEN(__NR_ioctl)
+                    IF_SEEN(__NR_prctl) IF_SEEN(__NR_seccomp) IF_SEEN(__NR_unshare)
+                        IF_SEEN(__NR_setns)
         "movq %rdi, %rax\n"
         "movq %rsi, %rdi\n"
         "movq %rdx, %rsi\n"

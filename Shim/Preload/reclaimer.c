@@ -61,11 +61,12 @@ static void nudge(struct ptreclaim_stats_page *stats) {
     ptreclaim_syscall(SYS_futex, (long)&stats->control.nudges, wake, 1, 0, 0, 0);
 }
 
-static void put_down(uint64_t first, uint64_t count) {
+static uint64_t put_down(uint64_t first, uint64_t count) {
     struct ptreclaim_stats_page *stats = ptreclaim_stats();
     struct ptreclaim_wiped_on_fork *ours = wiped();
     ptreclaim_count(&stats->candidates, count);
-    if (!ptreclaim_candidates_add(first, count)) {
+    const uint64_t ticket = ptreclaim_candidates_add(first, count);
+    if (!ticket) {
         ptreclaim_count(&stats->candidates_lost, count);
         __atomic_store_n(&ours->has_lost_candidates, 1, __ATOMIC_RELAXED);
     }
@@ -73,6 +74,7 @@ static void put_down(uint64_t first, uint64_t count) {
         && !__atomic_exchange_n(&ours->has_candidates, 1, __ATOMIC_ACQ_REL)) {
         nudge(stats);
     }
+    return ticket;
 }
 
 void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice) {
@@ -95,20 +97,19 @@ void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice) {
         return;
     }
     // Of the spans that it covers whole the kernel has freed the tables itself.
-    static _Thread_local uint64_t put_down_last, put_down_round; // one span is purged piece by piece
+    // Allocators purge one span piece by piece.
+    static _Thread_local uint64_t put_down_last, ticket;
     const bool covers_first = (start & (span_bytes - 1)) == 0 && end - start >= span_bytes;
     const bool covers_last = (end & (span_bytes - 1)) == 0 && end - start >= span_bytes;
-    // In the same round it has not been looked at since.
-    const uint64_t round = ptreclaim_candidates_round();
-    if (!covers_first && !(put_down_last == first && put_down_round == round)) {
-        put_down(first, 1);
+    const bool waits = ptreclaim_candidates_waits(ticket)
+                       && __atomic_load_n(&ours->has_candidates, __ATOMIC_SEQ_CST);
+    if (!covers_first && !(put_down_last == first && waits)) {
+        ticket = put_down(first, 1);
         put_down_last = first;
-        put_down_round = round;
     }
     if (!covers_last && last != first) {
-        put_down(last, 1);
+        ticket = put_down(last, 1);
         put_down_last = last;
-        put_down_round = round;
     }
 }
 
@@ -125,13 +126,18 @@ bool ptreclaim_reclaimer_has_given_way(void) {
     return __atomic_load_n(&has_given_way, __ATOMIC_RELAXED);
 }
 
+/// Nothing is fenced any more, for the reason that `counter` counts.
+static void stop(uint64_t *counter) {
+    ptreclaim_layout_stop();
+    refuse(counter);
+    terms.is_enabled = false;
+    nudge(ptreclaim_stats());
+}
+
 void ptreclaim_reclaimer_give_way(void) {
     __atomic_store_n(&has_given_way, true, __ATOMIC_RELAXED);
     if (terms.is_enabled) {
-        ptreclaim_layout_stop();
-        refuse(&ptreclaim_stats()->refused_application_userfaultfd);
-        terms.is_enabled = false;
-        nudge(ptreclaim_stats());
+        stop(&ptreclaim_stats()->refused_application_userfaultfd);
     }
 }
 
@@ -178,6 +184,7 @@ int ptreclaim_reclaimer_now(uintptr_t start, uintptr_t end) {
 struct reclaimer {
     struct ptreclaim_service service;
     struct ptreclaim_watch watch;
+    uint32_t tid;
     struct ptreclaim_stats_page *stats;
     uint32_t longest_fenced_run;
     uint64_t pause_ns;
@@ -190,6 +197,10 @@ struct reclaimer {
     struct ptreclaim_candidates *runs;
     size_t run_count, next_run;
 };
+
+// Of this process where wiped_on_fork->reclaimer says so. Not on the service thread's stack: the watchdog
+// still looks at its part when that thread has left.
+static struct reclaimer the_reclaimer;
 
 static struct ptreclaim_pass begin_pass(const struct reclaimer *us) {
     return (struct ptreclaim_pass){
@@ -266,9 +277,10 @@ static void look_at_candidates(struct reclaimer *us) {
     struct ptreclaim_wiped_on_fork *ours = wiped();
     __atomic_store_n(&ours->has_candidates, 0, __ATOMIC_SEQ_CST);
     if (us->next_run == us->run_count) {
-        us->run_count = ptreclaim_candidates_take(us->runs, MOST_RUNS);
+        bool has_missed = __atomic_exchange_n(&ours->has_lost_candidates, 0, __ATOMIC_RELAXED);
+        us->run_count = ptreclaim_candidates_take(us->runs, MOST_RUNS, &has_missed);
         us->next_run = 0;
-        if (__atomic_exchange_n(&ours->has_lost_candidates, 0, __ATOMIC_RELAXED)) {
+        if (has_missed) {
             // Some are not known any more: everywhere, then.
             us->runs[0] = (struct ptreclaim_candidates){0, top / span_bytes};
             us->run_count = 1;
@@ -328,10 +340,12 @@ static void adapt(struct reclaimer *us) {
         ptreclaim_count(&us->stats->back_offs, 1);
         us->longest_fenced_run = us->longest_fenced_run > 1 ? us->longest_fenced_run / 2 : 1;
         us->pause_ns = us->pause_ns < 16 * terms.delay_ns ? 2 * us->pause_ns : us->pause_ns;
-    } else if (
-        fences->count && fences->longest_ns < short_fence_ns
-        && us->longest_fenced_run < MOST_FENCED) {
-        us->longest_fenced_run *= 2;
+    } else if (fences->count && fences->longest_ns < short_fence_ns) {
+        us->longest_fenced_run =
+            us->longest_fenced_run < MOST_FENCED ? us->longest_fenced_run * 2 : MOST_FENCED;
+        if (terms.follows_purges) {
+            us->pause_ns = us->pause_ns / 2 > terms.delay_ns ? us->pause_ns / 2 : terms.delay_ns;
+        }
     }
 }
 
@@ -435,15 +449,17 @@ static void pass_once(struct reclaimer *us) {
 
 /// Sleeps until there is something to do. What is asked for is done at once, the rest after a while.
 static void wait_for_work(struct reclaimer *us) {
-    struct ptreclaim_control *control = &us->stats->control;
     const uint64_t start = ptreclaim_monotonic_nanoseconds();
     uint64_t since = start; // when there came to be something to do
     bool has_work = !terms.follows_purges || us->next_run < us->run_count;
     for (;;) {
+        // Once more: in a child another thread may have been making the page.
+        us->stats = ptreclaim_stats();
+        struct ptreclaim_control *control = &us->stats->control;
         const uint32_t seen = __atomic_load_n(&control->nudges, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&control->requests, __ATOMIC_ACQUIRE)
                 != __atomic_load_n(&control->answers, __ATOMIC_RELAXED)
-            || __atomic_load_n(&wiped()->now, __ATOMIC_ACQUIRE) == ASKED) {
+                || __atomic_load_n(&wiped()->now, __ATOMIC_ACQUIRE) == ASKED || !terms.is_enabled) {
             return;
         }
         const uint64_t now = ptreclaim_monotonic_nanoseconds();
@@ -470,36 +486,78 @@ static void wait_for_work(struct reclaimer *us) {
 
 static void *reclaim(void *argument) {
     struct ptreclaim_wiped_on_fork *ours = argument;
-    // Not on this stack: the watchdog still looks at its part when this thread has left.
-    static struct reclaimer us;
-    us = (struct reclaimer){.longest_fenced_run = MOST_FENCED, .pause_ns = terms.delay_ns};
-    us.stats = ptreclaim_stats();
-    const int error = ptreclaim_service_enter(&us.service);
+    struct reclaimer *us = &the_reclaimer;
+    *us = (struct reclaimer){.longest_fenced_run = MOST_FENCED, .pause_ns = terms.delay_ns};
+    const long tid = ptreclaim_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0);
+    __atomic_store_n(&us->tid, (uint32_t)tid, __ATOMIC_RELEASE);
+    us->stats = ptreclaim_stats();
+    const int error = ptreclaim_service_enter(&us->service);
     static struct ptreclaim_candidates runs[MOST_RUNS];
-    us.runs = runs;
-    us.service.is_probed = true;
-    us.service.must_not_wait = true;
-    us.service.watch = &us.watch;
-    us.is_above_watermark = terms.watermark_tables == 0;
-    if (error || ptreclaim_watch_start(&us.watch)) {
-        refuse(&us.stats->refused_no_service_thread);
+    us->runs = runs;
+    us->service.is_probed = true;
+    us->service.must_not_wait = true;
+    us->service.watch = &us->watch;
+    us->is_above_watermark = terms.watermark_tables == 0;
+    if (error || ptreclaim_watch_start(&us->watch)) {
+        refuse(&us->stats->refused_no_service_thread);
         __atomic_store_n(&ours->reclaimer, FAILED, __ATOMIC_RELEASE);
         return NULL;
     }
     __atomic_store_n(&ours->reclaimer, RUNNING, __ATOMIC_RELEASE);
-    while (terms.is_enabled && !us.stats->fences_opened) {
-        wait_for_work(&us);
+    while (terms.is_enabled && !us->stats->fences_opened) {
+        wait_for_work(us);
         if (!terms.is_enabled || is_alone()) {
             break;
         }
         const uint64_t start = ptreclaim_monotonic_nanoseconds();
-        pass_once(&us);
+        pass_once(us);
         const uint64_t end = ptreclaim_monotonic_nanoseconds();
-        us.earliest_ns = end + (end - start) * (100 - terms.budget_percent) / terms.budget_percent;
+        us->earliest_ns = end + (end - start) * (100 - terms.budget_percent) / terms.budget_percent;
     }
-    ptreclaim_watch_end(&us.watch);
+    ptreclaim_watch_end(&us->watch);
     __atomic_store_n(&ours->reclaimer, FAILED, __ATOMIC_RELEASE);
     return NULL;
+}
+
+// ---- leaving ----------------------------------------------------------------------------------
+
+/// At most a second: a pass has its time.
+static void wait_until_gone(const uint32_t *thread) {
+    uint32_t nothing = 0;
+    for (int i = 0; i < 1000; i++) {
+        const uint32_t tid = __atomic_load_n(thread, __ATOMIC_ACQUIRE);
+        if (tid && ptreclaim_syscall(SYS_tgkill, ptreclaim_getpid(), tid, 0, 0, 0, 0) == -ESRCH) {
+            return;
+        }
+        ptreclaim_futex_wait(&nothing, 0, 1);
+    }
+}
+
+static void end(uint64_t *counter) {
+    stop(counter);
+    const uint32_t state = __atomic_load_n(&wiped()->reclaimer, __ATOMIC_ACQUIRE);
+    if (state == STARTING || state == RUNNING) {
+        wait_until_gone(&the_reclaimer.tid);
+        wait_until_gone(&the_reclaimer.watch.tid);
+    }
+}
+
+/// Not in a child of vfork, which is here with its parent's memory.
+static bool is_enabled_here(void) {
+    const struct ptreclaim_stats_page *stats = ptreclaim_stats(); // a forked child makes its own
+    return terms.is_enabled && wiped() && stats->pid == ptreclaim_getpid();
+}
+
+void ptreclaim_reclaimer_before_filter(void) {
+    if (is_enabled_here()) {
+        end(&ptreclaim_stats()->refused_seccomp);
+    }
+}
+
+void ptreclaim_reclaimer_before_alone(void) {
+    if (is_enabled_here() && __atomic_load_n(&wiped()->reclaimer, __ATOMIC_ACQUIRE) != NONE) {
+        end(&ptreclaim_stats()->refused_no_service_thread);
+    }
 }
 
 // ---- starting ---------------------------------------------------------------------------------

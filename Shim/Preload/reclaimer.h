@@ -35,7 +35,15 @@ void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice);
 /// is up. Anywhere.
 void ptreclaim_reclaimer_give_way(void);
 
-/// Whether it has done so already, in a constructor that ran before ours.
+/// The application is about to set a seccomp filter, which may kill for what the service thread does, and
+/// for what other threads do to wake it or to wait for it: no more fences in this process, and the
+/// service thread has left on return. Anywhere.
+void ptreclaim_reclaimer_before_filter(void);
+
+/// The same before a call that the kernel refuses where there are other threads, if there is ours.
+void ptreclaim_reclaimer_before_alone(void);
+
+/// Whether it has given way already, in a constructor that ran before ours.
 bool ptreclaim_reclaimer_has_given_way(void);
 
 #endif

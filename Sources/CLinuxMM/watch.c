@@ -70,6 +70,8 @@ static void look(struct ptreclaim_watch *watch) {
 
 static void *watch_over(void *argument) {
     struct ptreclaim_watch *watch = argument;
+    __atomic_store_n(
+        &watch->tid, (uint32_t)ptreclaim_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0), __ATOMIC_RELEASE);
     ptreclaim_syscall(SYS_prctl, PR_SET_NAME, (long)"ptreclaim-watch", 0, 0, 0, 0);
     for (;;) {
         switch (__atomic_load_n(&watch->is_awake, __ATOMIC_ACQUIRE)) {

@@ -21,6 +21,7 @@ struct ptreclaim_watch {
     uintptr_t first, last; // the spans
     int userfaultfd;       // -1: no fence can be up
     uint64_t opened_count;
+    uint32_t tid;          // of the watchdog
 };
 
 /// Starts the watchdog, on the service thread, whose descriptors it needs. Returns 0 or -errno.
