@@ -27,6 +27,7 @@ let shimCoreSettings: [SwiftSetting] = [
     .enableExperimentalFeature("Embedded"),
     .define("SHIM_SINGLE_MODULE"),
     .unsafeFlags(["-wmo", "-Xfrontend", "-no-allocations"]),
+    .unsafeFlags(["-Osize"], .when(configuration: .release)),
 ]
 
 let cSettings: [CSetting] = [
@@ -39,7 +40,9 @@ let libraryCSettings: [CSetting] = [
     .unsafeFlags([
         "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden",
         "-ftls-model=initial-exec", "-fno-stack-protector",
-    ])
+    ]),
+    // Small: it is mapped into every process of a server.
+    .unsafeFlags(["-Os"], .when(configuration: .release)),
 ]
 
 /// `nodelete`: a thread of ours sleeps in the library's code, and glibc's setuid wakes every thread.
