@@ -78,6 +78,9 @@ let package = Package(
         // What Linux offers and libc headers may lack: numbers, structs, raw system calls.
         .target(name: "CLinuxMM", cSettings: [.define("_GNU_SOURCE")]),
         .target(name: "CStatsPage"),
+        // A module of its own: the preload library has no use for it.
+        .target(
+            name: "CControl", dependencies: ["CStatsPage"], cSettings: [.define("_GNU_SOURCE")]),
         .target(name: "CTraceFile"),
         .target(name: "CReclaim"),
         .systemLibrary(
@@ -113,7 +116,7 @@ let package = Package(
 
         // Looking at processes, this one and others.
         .target(
-            name: "ProcFS", dependencies: ["ReclaimCore", "CLinuxMM", "CStatsPage"],
+            name: "ProcFS", dependencies: ["ReclaimCore", "CLinuxMM", "CControl", "CStatsPage"],
             swiftSettings: hostSettings),
         .executableTarget(
             name: "PTReclaimCLI",

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import CControl
 internal import CStatsPage
 internal import Glibc
 

@@ -1,41 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//
-// The other side of `struct ptreclaim_control`: what a tool does with the page of a running
-// process. `page` is a shared mapping of that process's page. That process writes it at the same
-// time, so every word that both sides touch is an atomic.
-//
-// Inline, all of it: the preload library links this module, and has no use for these.
 
-#ifndef PTRECLAIM_CONTROL_H
-#define PTRECLAIM_CONTROL_H
-
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE // O_CLOEXEC, syscall under -std=c17
-#endif
-
-#include "stats_page.h"
+#include "control.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
-#include <stdbool.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-/// What a pass that was asked for came to.
-struct ptreclaim_pass_report {
-    uint32_t pass_errno; // 0: done
-    int64_t vm_pte_before, vm_pte_after; // bytes; -1 where it cannot be read
-    uint64_t tables_looked_at, tables_freed, duration_ns;
-    uint64_t kept[PTRECLAIM_STATS_REASONS]; // by KeptReason
-};
-
 enum { PTRECLAIM_STATS_PAGE_BYTES = 4096 };
 
-/// Opens `path` for writing and maps its first page, shared. Returns 0, or the errno.
-static inline int ptreclaim_control_map(const char *path, struct ptreclaim_stats_page **page) {
+int ptreclaim_control_map(const char *path, struct ptreclaim_stats_page **page) {
     const int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0) {
         return errno;
@@ -53,18 +30,15 @@ static inline int ptreclaim_control_map(const char *path, struct ptreclaim_stats
     return error;
 }
 
-static inline void ptreclaim_control_unmap(struct ptreclaim_stats_page *page) {
+void ptreclaim_control_unmap(struct ptreclaim_stats_page *page) {
     munmap(page, PTRECLAIM_STATS_PAGE_BYTES);
 }
 
-/// Switches off or on. Returns whether it was off before.
-static inline bool ptreclaim_control_set_off(struct ptreclaim_stats_page *page, bool is_off) {
+bool ptreclaim_control_set_off(struct ptreclaim_stats_page *page, bool is_off) {
     return __atomic_exchange_n(&page->control.is_off, is_off ? 1u : 0u, __ATOMIC_SEQ_CST) != 0;
 }
 
-/// Asks for a pass over everything, now, and wakes the service thread. Returns the number of the
-/// request.
-static inline uint32_t ptreclaim_control_request(struct ptreclaim_stats_page *page) {
+uint32_t ptreclaim_control_request(struct ptreclaim_stats_page *page) {
     struct ptreclaim_control *control = &page->control;
     const uint32_t request = __atomic_add_fetch(&control->requests, 1, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&control->nudges, 1, __ATOMIC_SEQ_CST);
@@ -73,9 +47,7 @@ static inline uint32_t ptreclaim_control_request(struct ptreclaim_stats_page *pa
     return request;
 }
 
-/// Sleeps until the answer to `request`, or to a later one, is there; at most `milliseconds`, and
-/// less for no reason. Returns whether it is.
-static inline bool ptreclaim_control_wait(
+bool ptreclaim_control_wait(
     struct ptreclaim_stats_page *page, uint32_t request, long milliseconds) {
     uint32_t *answers = &page->control.answers;
     uint32_t seen = __atomic_load_n(answers, __ATOMIC_ACQUIRE);
@@ -87,8 +59,7 @@ static inline bool ptreclaim_control_wait(
     return (int32_t)(seen - request) >= 0;
 }
 
-/// The last answer, whole: no pass has answered while it was read.
-static inline void ptreclaim_control_report(
+void ptreclaim_control_report(
     const struct ptreclaim_stats_page *page, struct ptreclaim_pass_report *report) {
     const struct ptreclaim_control *control = &page->control;
     for (int tries = 0; tries < 100; tries++) {
@@ -110,5 +81,3 @@ static inline void ptreclaim_control_report(
         }
     }
 }
-
-#endif
