@@ -19,7 +19,7 @@ enum {
 
 static const uintptr_t top = 1ul << 47, gib_bytes = 1ul << GIB_SHIFT, span_bytes = 1ul << SPAN_SHIFT;
 
-// A span's word:  31 ... 14 how often it was cleared | claimed | empty | on | off | 9 ... 0 pages
+// A span's word:  31 ... 14 how often cleared or claimed | claimed | empty | on | off | 9 ... 0 pages
 #define PAGES 0x3ffu // a span that was seen mapped twice stays away from 512
 #define MARKS (PTRECLAIM_MARK_OFF | PTRECLAIM_MARK_ON | PTRECLAIM_MARK_EMPTY)
 #define CLAIMED (1u << 13)
@@ -235,6 +235,12 @@ static bool clear_whole_gib(struct layout *layout, size_t gib) {
 struct ptreclaim_layout_edges ptreclaim_layout_clear(uintptr_t start, uintptr_t end) {
     struct ptreclaim_layout_edges edges = {{0}, {0}};
     struct layout *layout = layout_now();
+    if (!layout) {
+        // What was claimed before the stop is still held: of which spans does not matter.
+        while (__atomic_load_n(&stopped, __ATOMIC_SEQ_CST) && wait_for_release()) {
+        }
+        return edges;
+    }
     end = least(end, top);
     const uintptr_t first = start;
     while (layout && start < end) {
@@ -420,10 +426,12 @@ static bool claim_span(struct layout *layout, uintptr_t span, uint32_t mask, uin
     }
     uint32_t *word = &words[span_in_gib(span)];
     uint32_t old = __atomic_load_n(word, __ATOMIC_ACQUIRE);
-    // Claimed already it is only in a child, by its parent.
+    // Claimed already it is only in a child, by its parent. Counted as if it were cleared: else who
+    // saw the claim before, found it over, and was held up, would clear it under this one.
     while ((old & (PAGES | mask)) == (PAGES_PER_SPAN | wanted)) {
         if (__atomic_compare_exchange_n(
-                word, &old, old | CLAIMED, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+                word, &old, (old + CLEARED_ONCE) | CLAIMED, false, __ATOMIC_ACQ_REL,
+                __ATOMIC_ACQUIRE)) {
             return true;
         }
     }
