@@ -182,6 +182,11 @@ let package = Package(
         .executableTarget(
             name: "fence-torture", dependencies: ["CReclaim"], path: "Tests/Fixtures/FenceTorture",
             cSettings: cSettings),
+        // How long threads are held up by a service thread that does not get on; and what stops it.
+        .executableTarget(
+            name: "fence-stop", path: "Tests/Fixtures/FenceStop", cSettings: cSettings),
+        .executableTarget(
+            name: "thread-debugger", path: "Tests/Fixtures/Debugger", cSettings: cSettings),
         .target(
             name: "TestSupport",
             dependencies: ["ProcFS", "ReclaimCore", "PageTableModel", "LiveSpace", "CLinuxMM"],

@@ -277,12 +277,14 @@ static void replace_in_span(
         return;
     }
     uint32_t *word = &words[span_in_gib(address)];
-    uint32_t expected = edge.word;
-    if (edge.was_whole
-        && __atomic_compare_exchange_n(
-            word, &expected, edge.word | edge.marks | PAGES_PER_SPAN, false, __ATOMIC_ACQ_REL,
-            __ATOMIC_ACQUIRE)) {
-        return;
+    // A pass may have remembered it meanwhile, as it was when the pass came by.
+    uint32_t old = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    while (edge.was_whole && (old & ~PTRECLAIM_MARK_EMPTY) == edge.word) {
+        if (__atomic_compare_exchange_n(
+                word, &old, edge.word | edge.marks | PAGES_PER_SPAN, false, __ATOMIC_ACQ_REL,
+                __ATOMIC_ACQUIRE)) {
+            return;
+        }
     }
     add_to_span(word, pages);
 }
@@ -462,10 +464,12 @@ bool ptreclaim_layout_claim(
 
 void ptreclaim_layout_release(uintptr_t first, uintptr_t last) {
     struct layout *layout = __atomic_load_n(&the_layout, __ATOMIC_ACQUIRE);
-    for (uintptr_t span = first; span < last; span += span_bytes) {
+    for (uintptr_t span = first; layout && span < last; span += span_bytes) {
         uint32_t uniform;
         uint32_t *words = words_of(layout, span >> GIB_SHIFT, &uniform);
-        __atomic_fetch_and(&words[span_in_gib(span)], ~CLAIMED, __ATOMIC_ACQ_REL);
+        if (words) { // what is claimed has words
+            __atomic_fetch_and(&words[span_in_gib(span)], ~CLAIMED, __ATOMIC_ACQ_REL);
+        }
     }
     uint32_t *claims = claims_word();
     if (claims && __atomic_exchange_n(claims, 0, __ATOMIC_SEQ_CST) == 2) {

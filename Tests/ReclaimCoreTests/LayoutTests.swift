@@ -173,6 +173,14 @@ private let seenEmpty = UInt32(PTRECLAIM_MARK_EMPTY.rawValue)
         #expect(word(place) == 512)
     }
 
+    @Test func aPassThatRemembersMeanwhileDoesNotHinderAReplacement() {
+        ptreclaim_layout_add(place, place + span)
+        let edges = ptreclaim_layout_clear(place + page, place + 3 * page)
+        #expect(ptreclaim_layout_mark(place, place + span, seenEmpty, 0))
+        ptreclaim_layout_replace(place + page, place + 3 * page, edges)
+        #expect(word(place) == 512)
+    }
+
     @Test func whatWasSeenInPartIsNotMadeWhole() {
         ptreclaim_layout_add(place, place + 500 * page)
         let edges = ptreclaim_layout_clear(place + page, place + 3 * page)
@@ -393,7 +401,9 @@ private let seenEmpty = UInt32(PTRECLAIM_MARK_EMPTY.rawValue)
                 ptreclaim_layout_replace(range.lowerBound, range.upperBound, edges)
                 for edge in old {
                     let isWhole = edge.pages == 512
-                    if !isWhole, edge.before.pages == 512, spans[edge.span] == edge.after {
+                    var now = spans[edge.span]
+                    now?.marks &= ~seenEmpty
+                    if !isWhole, edge.before.pages == 512, now == edge.after {
                         spans[edge.span]?.pages = 512
                         spans[edge.span]?.marks = edge.before.marks & (off | on)
                     } else {

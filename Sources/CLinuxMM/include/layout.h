@@ -74,6 +74,7 @@ bool ptreclaim_layout_claim(
     uintptr_t start, uintptr_t end, uint32_t mask, uint32_t wanted, uintptr_t *first,
     uintptr_t *last);
 
+/// Whatever of `first ..< last` is claimed is so no more.
 void ptreclaim_layout_release(uintptr_t first, uintptr_t last);
 
 /// Pages of the span at `address` that were seen, and its marks. For tests and reports.
