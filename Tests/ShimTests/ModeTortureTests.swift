@@ -123,7 +123,9 @@ extension ShimTests {
             #expect(run.outcome.status == 0, "\(run)")
             #expect(run.outcome.numbers["wrong"] == 0, "\(run)")
             #expect(!run.outcome.output.contains("stuck"), "\(run)")
-            #expect(run.stats?.mode == torture.mode, "\(run)")
+            // On a busy machine a thread may wait for a CPU for longer than the watchdog does.
+            let isOpened = try run.count("fences_opened") > 0
+            #expect(run.stats?.mode == torture.mode || isOpened, "\(run)")
             #expect(try run.count("passes") > 10, "\(run)")
             // An allocator that keeps its memory leaves nothing to free.
             if torture.options.contains("--mappings") {
@@ -135,37 +137,41 @@ extension ShimTests {
             }
         }
 
+        /// A library that is wrong, and slow where it matters; or only slow.
         struct Negative: Sendable, CustomTestStringConvertible {
             let mistake: SwitchedShim.Mistake
-            var mode = "scan"
-            var program = "allocator-torture"
-            var options = ["--mappings", "--threads", "4"]
-            var step: SwitchedShim.Step?
-            var seconds = 20
+            var slowing: SwitchedShim.Step?
+            var stopping: SwitchedShim.Step?
             var testDescription: String { "\(mistake)" }
+
+            func run(isWrong: Bool) async throws -> Watched {
+                try await Watched.run(
+                    [fenceStop, "--seconds", "3"],
+                    environment: eager("scan").merging(
+                        SwitchedShim.environment(
+                            isWrong ? mistake : nil, stopping: stopping, slowing: slowing)
+                    ) { $1 }, preloading: [SwitchedShim.library()], seconds: 3)
+            }
         }
 
         static let negatives = [
-            Negative(mistake: .noFence),
-            Negative(mistake: .noSecondLook),
-            Negative(mistake: .noLayoutLock),
-            // It opens the fence of a thread that then frees all the same.
-            Negative(
-                mistake: .noCommitment, program: "fence-stop", options: [], step: .afterSecondLook,
-                seconds: 3),
+            Negative(mistake: .noFence, slowing: .afterSecondLook),
+            Negative(mistake: .noSecondLook, slowing: .beforeRegister),
+            Negative(mistake: .noLayoutLock, slowing: .afterSecondLook),
+            // The watchdog opens the fence of a thread that then frees all the same.
+            Negative(mistake: .noCommitment, stopping: .afterSecondLook),
         ]
 
-        @Test("The torture finds out a library that is wrong", arguments: negatives)
+        @Test(
+            "A library that is wrong is found out, and one that is only slow is right",
+            arguments: negatives)
         func wrongLibrary(_ negative: Negative) async throws {
-            let run = try await Watched.run(
-                [PackageFiles.executable(negative.program), "--seconds", "\(negative.seconds)"]
-                    + negative.options,
-                environment: eager(negative.mode).merging(
-                    SwitchedShim.environment(negative.mistake, stopping: negative.step)
-                ) { $1 },
-                preloading: [SwitchedShim.library()], seconds: negative.seconds)
-            #expect(run.outcome.status == 1 && !run.outcome.timedOut, "\(run)")
-            #expect(run.outcome.errors.contains("wrong"), "\(run)")
+            let wrong = try await negative.run(isWrong: true)
+            #expect(wrong.outcome.status == 1 && !wrong.outcome.timedOut, "\(wrong)")
+            #expect(wrong.outcome.errors.contains("wrong byte"), "\(wrong)")
+            let right = try await negative.run(isWrong: false)
+            #expect(right.outcome.status == 0, "\(right)")
+            #expect(try right.count("fences") > 0, "\(right)")
         }
     }
 }

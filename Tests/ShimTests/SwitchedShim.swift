@@ -28,12 +28,16 @@ enum SwitchedShim {
         var isHarmless: Bool { self == .afterLetGo }
     }
 
-    static func environment(_ mistake: Mistake? = nil, stopping step: Step? = nil) -> [String:
-        String]
-    {
+    /// - Parameters:
+    ///   - stopping: once, for a second.
+    ///   - slowing: every time, for 2 ms, as if the machine were busy.
+    static func environment(
+        _ mistake: Mistake? = nil, stopping: Step? = nil, slowing: Step? = nil
+    ) -> [String: String] {
         var environment: [String: String] = [:]
         environment["PTRECLAIM_TEST_MISTAKE"] = mistake.map { "\($0.rawValue)" }
-        environment["PTRECLAIM_TEST_STOP"] = step.map { "\($0.rawValue)" }
+        environment["PTRECLAIM_TEST_STOP"] = stopping.map { "\($0.rawValue)" }
+        environment["PTRECLAIM_TEST_SLOW"] = slowing.map { "\($0.rawValue)" }
         return environment
     }
 
@@ -72,6 +76,12 @@ enum SwitchedShim {
             static inline void stop_at(int step) {
                 static int number = -1, count;
                 if (number < 0) number = test_number("PTRECLAIM_TEST_STOP");
+                static int slow = -1;
+                if (slow < 0) slow = test_number("PTRECLAIM_TEST_SLOW");
+                if (slow == step) {
+                    struct timespec some = {0, 2000000};
+                    ptreclaim_syscall(SYS_nanosleep, (long)&some, 0, 0, 0, 0, 0);
+                }
                 if (number == step && __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED) == 5) {
                     struct timespec second = {1, 0};
                     ptreclaim_syscall(SYS_nanosleep, (long)&second, 0, 0, 0, 0, 0);

@@ -30,6 +30,9 @@ enum {
     PAGES = 512 / (WRITERS + 1), // of a thread, in each span
     LONGEST_PAUSE_US = 8000,
     HANG_SECONDS = 20,
+    HELD_UP_NS = 50000000,
+    // Until who held it up has gone on: what it frees then was written before.
+    HELD_UP_PAUSE_US = 1500000,
 };
 
 struct worker {
@@ -57,15 +60,18 @@ static unsigned next(struct worker *worker, unsigned below) {
     return (unsigned)(worker->state >> 33) % below;
 }
 
-static void take(struct worker *worker, uint64_t since_ns) {
+/// Returns whether it was held up.
+static bool take(struct worker *worker, uint64_t since_ns) {
     const uint64_t taken = now_ns() - since_ns;
     if (taken > worker->longest_ns) {
         worker->longest_ns = taken;
     }
+    return taken > HELD_UP_NS;
 }
 
 static void pause_for(unsigned microseconds) {
-    nanosleep(&(struct timespec){.tv_nsec = (long)microseconds * 1000}, NULL);
+    const struct timespec time = {microseconds / 1000000, (long)(microseconds % 1000000) * 1000};
+    nanosleep(&time, NULL);
 }
 
 static void expect(const volatile unsigned char *byte, unsigned char value) {
@@ -90,8 +96,8 @@ static void write_page(struct worker *worker) {
     const unsigned char value = (unsigned char)(1 + next(worker, 255));
     const uint64_t start = now_ns();
     *byte = value;
-    take(worker, start);
-    pause_for(next(worker, 300));
+    const bool is_held_up = take(worker, start);
+    pause_for(is_held_up ? HELD_UP_PAUSE_US : next(worker, 300));
     expect(byte, value);
     drop(pages);
     expect(byte, 0);
