@@ -74,14 +74,11 @@ extension ShimTests {
         @Test("Everything starves at nice 19, beside busy loops")
         func starves() async throws {
             let seconds = modeTortureSeconds + 1
-            let loops = try (0..<4).map { _ in
-                try Victim.start(["/bin/sh", "-c", "while :; do :; done"])
-            }
+            let loop = ["/bin/sh", "-c", "while :; do :; done"]
+            let loops = try (0..<4).map { _ in try Victim.start(loop) }
             let run = try await Watched.run(
-                [
-                    "/usr/bin/nice", "-n", "19", allocatorTorture, "--seconds", "\(seconds)",
-                    "--threads", "4", "--mappings",
-                ], environment: eager("scan"), preloading: [ShimBuild.release()], seconds: seconds)
+                ["/usr/bin/nice", "-n", "19", fenceStop, "--fork", "--seconds", "\(seconds)"],
+                environment: eager("scan"), preloading: [ShimBuild.release()], seconds: seconds)
             for loop in loops { _ = try await loop.terminate() }
             #expect(run.outcome.status == 0, "\(run)")
             #expect(try run.count("passes") > 0, "\(run)")
