@@ -193,6 +193,11 @@ let package = Package(
         .executableTarget(
             name: "fence-paths", dependencies: ["CLinuxMM"], path: "Tests/Fixtures/FencePaths",
             cSettings: cSettings),
+        // How long threads are held up by a service thread that does not get on; and what stops it.
+        .executableTarget(
+            name: "fence-stop", path: "Tests/Fixtures/FenceStop", cSettings: cSettings),
+        .executableTarget(
+            name: "thread-debugger", path: "Tests/Fixtures/Debugger", cSettings: cSettings),
         .target(
             name: "TestSupport",
             dependencies: ["ProcFS", "ReclaimCore", "PageTableModel", "LiveSpace", "CLinuxMM"],

@@ -49,6 +49,13 @@ static void leave_gate(uint32_t *word) {
     }
 }
 
+void ptreclaim_open_fork_gate(void) {
+    uint32_t *word = gate();
+    if (word && __atomic_fetch_and(word, ~FENCED, __ATOMIC_ACQ_REL) & FENCED) {
+        ptreclaim_futex_wake(word, INT32_MAX);
+    }
+}
+
 static void before_fork(void) {
     uint32_t *word = gate();
     if (!word) {

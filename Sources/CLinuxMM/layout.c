@@ -19,7 +19,7 @@ enum {
 
 static const uintptr_t top = 1ul << 47, gib_bytes = 1ul << GIB_SHIFT, span_bytes = 1ul << SPAN_SHIFT;
 
-// A span's word:  31 ... 14 how often it was cleared or claimed | claimed | empty | on | off | 9 ... 0 pages
+// A span's word:  31 ... 14 how often cleared or claimed | claimed | empty | on | off | 9 ... 0 pages
 #define PAGES 0x3ffu // a span that was seen mapped twice stays away from 512
 #define MARKS (PTRECLAIM_MARK_OFF | PTRECLAIM_MARK_ON | PTRECLAIM_MARK_EMPTY)
 #define CLAIMED (1u << 13)
@@ -239,6 +239,12 @@ static bool clear_whole_gib(struct layout *layout, size_t gib) {
 struct ptreclaim_layout_edges ptreclaim_layout_clear(uintptr_t start, uintptr_t end) {
     struct ptreclaim_layout_edges edges = {{0}, {0}};
     struct layout *layout = layout_now();
+    if (!layout) {
+        // What was claimed before the stop is still held: of which spans does not matter.
+        while (__atomic_load_n(&stopped, __ATOMIC_SEQ_CST) && wait_for_release()) {
+        }
+        return edges;
+    }
     end = least(end, top);
     const uintptr_t first = start;
     while (layout && start < end) {
@@ -275,12 +281,14 @@ static void replace_in_span(
         return;
     }
     uint32_t *word = &words[span_in_gib(address)];
-    uint32_t expected = edge.word;
-    if (edge.was_whole
-        && __atomic_compare_exchange_n(
-            word, &expected, edge.word | edge.marks | PAGES_PER_SPAN, false, __ATOMIC_ACQ_REL,
-            __ATOMIC_ACQUIRE)) {
-        return;
+    // A pass may have remembered it meanwhile, as it was when the pass came by.
+    uint32_t old = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    while (edge.was_whole && (old & ~PTRECLAIM_MARK_EMPTY) == edge.word) {
+        if (__atomic_compare_exchange_n(
+                word, &old, edge.word | edge.marks | PAGES_PER_SPAN, false, __ATOMIC_ACQ_REL,
+                __ATOMIC_ACQUIRE)) {
+            return;
+        }
     }
     add_to_span(word, pages);
 }
@@ -474,10 +482,12 @@ bool ptreclaim_layout_claim(
 
 void ptreclaim_layout_release(uintptr_t first, uintptr_t last) {
     struct layout *layout = __atomic_load_n(&the_layout, __ATOMIC_ACQUIRE);
-    for (uintptr_t span = first; span < last; span += span_bytes) {
+    for (uintptr_t span = first; layout && span < last; span += span_bytes) {
         uint32_t uniform;
         uint32_t *words = words_of(layout, span >> GIB_SHIFT, &uniform);
-        __atomic_fetch_and(&words[span_in_gib(span)], ~CLAIMED, __ATOMIC_ACQ_REL);
+        if (words) { // what is claimed has words
+            __atomic_fetch_and(&words[span_in_gib(span)], ~CLAIMED, __ATOMIC_ACQ_REL);
+        }
     }
     uint32_t *claims = claims_word();
     if (claims && __atomic_exchange_n(claims, 0, __ATOMIC_SEQ_CST) == 2) {

@@ -2,6 +2,7 @@
 
 #include "watch.h"
 
+#include "fence.h"
 #include "layout.h"
 #include "linux_mm.h"
 #include "service.h"
@@ -22,10 +23,15 @@ static bool move(struct ptreclaim_watch *watch, uint32_t from, uint32_t to) {
 
 // ---- the service thread -----------------------------------------------------------------------
 
+void ptreclaim_watch_narrow(struct ptreclaim_watch *watch, uintptr_t first, uintptr_t last) {
+    // Read meanwhile they are an old one and a new one, and between these is all that is held.
+    __atomic_store_n(&watch->first, first, __ATOMIC_RELAXED);
+    __atomic_store_n(&watch->last, last, __ATOMIC_RELAXED);
+}
+
 void ptreclaim_watch_hold(
     struct ptreclaim_watch *watch, uintptr_t first, uintptr_t last, int userfaultfd) {
-    watch->first = first;
-    watch->last = last;
+    ptreclaim_watch_narrow(watch, first, last);
     watch->userfaultfd = userfaultfd;
     __atomic_store_n(&watch->held_since_ns, ptreclaim_monotonic_nanoseconds(), __ATOMIC_RELAXED);
     __atomic_store_n(&watch->state, HELD, __ATOMIC_RELEASE);
@@ -46,12 +52,15 @@ void ptreclaim_watch_committed(struct ptreclaim_watch *watch) { (void)move(watch
 /// Lets everybody in. Again and again while the service thread has not taken notice: it may have been
 /// on its way into the call that registers.
 static void open_up(struct ptreclaim_watch *watch) {
+    const uintptr_t first = __atomic_load_n(&watch->first, __ATOMIC_RELAXED);
+    const uintptr_t last = __atomic_load_n(&watch->last, __ATOMIC_RELAXED);
     if (watch->userfaultfd >= 0) {
-        struct ptreclaim_uffd_range range = {watch->first, watch->last - watch->first};
+        struct ptreclaim_uffd_range range = {first, last - first};
         ptreclaim_ioctl(watch->userfaultfd, PTRECLAIM_UFFDIO_UNREGISTER, &range);
         ptreclaim_ioctl(watch->userfaultfd, PTRECLAIM_UFFDIO_WAKE, &range);
     }
-    ptreclaim_layout_release(watch->first, watch->last);
+    ptreclaim_layout_release(first, last);
+    ptreclaim_open_fork_gate();
 }
 
 static void look(struct ptreclaim_watch *watch) {

@@ -76,14 +76,17 @@ extension LiveSpace {
             guard unsafe watch.pointee.opened_count == 0 else { return .fenceUnavailable }
             var first: UInt = 0
             var last: UInt = 0
+            // Held from before the claim until after the release: wherever this thread stops, the
+            // watchdog lets the others get on.
+            unsafe ptreclaim_watch_hold(watch, rest.start, rest.end, service.pointee.userfaultfd)
+            defer { _ = unsafe ptreclaim_watch_let_go(watch) }
             guard
                 unsafe ptreclaim_layout_claim(
                     rest.start, rest.end, servable.mask, servable.wanted, &first, &last)
             else { return .unseenMapping }
             if first != rest.start { refusal = .unseenMapping }
-            unsafe ptreclaim_watch_hold(watch, first, last, service.pointee.userfaultfd)
+            unsafe ptreclaim_watch_narrow(watch, first, last)
             refusal = freeHeld(rest.prefix(upTo: last).suffix(from: first)) ?? refusal
-            _ = unsafe ptreclaim_watch_let_go(watch)
             ptreclaim_layout_release(first, last)
             rest = rest.suffix(from: last)
         }

@@ -18,7 +18,7 @@ public struct SplitMix64: RandomNumberGenerator, Sendable {
 extension SplitMix64 {
     /// A number below `bound`, which is below 2^32.
     public mutating func next(below bound: Int) -> Int {
-        Int(next() >> 32 &* UInt64(bound) >> 32)
+        Int(((next() >> 32) &* UInt64(bound)) >> 32)
     }
 
     /// True for `share` of the calls.

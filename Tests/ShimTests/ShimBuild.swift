@@ -44,6 +44,21 @@ enum ShimBuild {
         _ name: String, of product: Product = .preload, replacing original: String,
         with replacement: String, in file: String
     ) async throws -> URL {
+        try await mutated(
+            name, of: product,
+            [Edit(file: file, original: original, replacement: replacement)])
+    }
+
+    /// One piece of a source file, and what stands in its place.
+    struct Edit: Sendable {
+        let file: String
+        let original: String
+        let replacement: String
+    }
+
+    static func mutated(
+        _ name: String, of product: Product = .preload, _ edits: [Edit]
+    ) async throws -> URL {
         let package = PackageFiles.root.appending(path: ".build/shim-mutants/\(name)")
         let files = FileManager.default
         for directory in ["Sources", "Shim"] {
@@ -61,18 +76,22 @@ enum ShimBuild {
         }
         try reducedManifest().write(
             to: package.appending(path: "Package.swift"), atomically: true, encoding: .utf8)
-        let target = package.appending(path: file)
-        let source = try String(contentsOf: target, encoding: .utf8)
-        let pieces = source.components(separatedBy: original)
-        guard pieces.count == 2 else {
-            throw Failure(
-                description: "\(file) has \(pieces.count - 1) times what is to be replaced: "
-                    + original)
-        }
-        try pieces.joined(separator: replacement)
-            .write(to: target, atomically: true, encoding: .utf8)
+        for edit in edits { try apply(edit, in: package) }
         return try await build(
             product, package: package, scratch: package.appending(path: ".build"))
+    }
+
+    private static func apply(_ edit: Edit, in package: URL) throws {
+        let target = package.appending(path: edit.file)
+        let source = try String(contentsOf: target, encoding: .utf8)
+        let pieces = source.components(separatedBy: edit.original)
+        guard pieces.count == 2 else {
+            throw Failure(
+                description: "\(edit.file) has \(pieces.count - 1) times what is to be replaced: "
+                    + edit.original)
+        }
+        try pieces.joined(separator: edit.replacement)
+            .write(to: target, atomically: true, encoding: .utf8)
     }
 
     private static func build(

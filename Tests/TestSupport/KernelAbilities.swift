@@ -36,6 +36,9 @@ public enum KernelAbilities {
     /// Memory can be registered with a userfaultfd that stops the kernel's own accesses too.
     public static let hasUserfaultfd = opens(features: 0)
 
+    /// What the library needs to free tables of memory that anybody may touch at any time.
+    public static let hasFence = hasUserfaultfd && showsTables && backends.contains(.dontneed)
+
     /// Write protection of pages that do not exist, Linux 6.4.
     public static let hasWriteProtectMarkers = opens(features: LivePlayground.markerFeatures)
 

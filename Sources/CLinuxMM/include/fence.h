@@ -61,6 +61,10 @@ long ptreclaim_watched_free(struct ptreclaim_fence *fence, uintptr_t start, uint
 /// Keeps fences and forks apart from now on. Returns 0 or -errno.
 int ptreclaim_install_fork_gate(void);
 
+/// Lets forks through beside the fence of a thread that does not get on. What they copy of it is of no
+/// use to it: a child is not fenced.
+void ptreclaim_open_fork_gate(void);
+
 #pragma clang assume_nonnull end
 
 #endif

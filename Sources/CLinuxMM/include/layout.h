@@ -74,6 +74,7 @@ bool ptreclaim_layout_claim(
     uintptr_t start, uintptr_t end, uint32_t mask, uint32_t wanted, uintptr_t *first,
     uintptr_t *last);
 
+/// Whatever of `first ..< last` is claimed is so no more.
 void ptreclaim_layout_release(uintptr_t first, uintptr_t last);
 
 /// Whether the span at `start` is marked OFF, and up to where the spans are like it, at most `end`.

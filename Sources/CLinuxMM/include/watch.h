@@ -34,9 +34,12 @@ void ptreclaim_watch_rest(struct ptreclaim_watch *watch);
 /// The watchdog leaves, too.
 void ptreclaim_watch_end(struct ptreclaim_watch *watch);
 
-/// From now on the spans `first ..< last` are held.
+/// From now on the spans `first ..< last` are held: whatever of them is claimed or fenced.
 void ptreclaim_watch_hold(
     struct ptreclaim_watch *watch, uintptr_t first, uintptr_t last, int userfaultfd);
+
+/// Fewer of them, before a fence goes up: the watchdog opens what one call can.
+void ptreclaim_watch_narrow(struct ptreclaim_watch *watch, uintptr_t first, uintptr_t last);
 
 /// They are held no more. False where the watchdog had opened them.
 bool ptreclaim_watch_let_go(struct ptreclaim_watch *watch);

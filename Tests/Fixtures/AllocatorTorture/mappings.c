@@ -558,8 +558,13 @@ void use_empty_spans(unsigned mapper, uint64_t *state) {
     } else if (choice < 11) {
         check_pages("check", area, part * area->pages_per_span, area->pages_per_span);
         drop(area, part * area->pages_per_span, area->pages_per_span);
-    } else if (choice < 15) {
+    } else if (choice < 13) {
         drop(area, part * area->pages_per_span, area->pages_per_span);
+    } else if (choice < 15) { // and this: what is written next is in a new mapping
+        replace(area, first, count);
+        write_page(area, first);
+        pause_briefly(state);
+        check_page("replaced", area, first);
     } else {
         pause_briefly(state);
     }
