@@ -243,7 +243,8 @@ extension ShimTests {
                 let backend = text.trimmingCharacters(in: .whitespacesAndNewlines)
                 try comparison.look(at: #require(Int32(backend)), preloading)
                 if preloading != .jemalloc {
-                    #expect(try StatsPage.read(pid: server.pid).mode == 1, "the postmaster")
+                    #expect(
+                        try StatsPage.read(pid: server.pid).mode == "hooks", "the postmaster")
                 }
                 try directory.write("go", to: "go")
                 let outcome = try await started.end(within: .seconds(20))
