@@ -460,7 +460,9 @@ static void wait_for_work(struct reclaimer *us) {
 
 static void *reclaim(void *argument) {
     struct ptreclaim_wiped_on_fork *ours = argument;
-    struct reclaimer us = {.longest_fenced_run = MOST_FENCED, .pause_ns = terms.delay_ns};
+    // Not on this stack: the watchdog still looks at its part when this thread has left.
+    static struct reclaimer us;
+    us = (struct reclaimer){.longest_fenced_run = MOST_FENCED, .pause_ns = terms.delay_ns};
     us.stats = ptreclaim_stats();
     const int error = ptreclaim_service_enter(&us.service);
     static struct ptreclaim_candidates runs[MOST_RUNS];
