@@ -20,6 +20,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -179,6 +180,25 @@ static void off(void) {
     make_empty(start, 4);
     CHECK(go_away(start, 1));
     CHECK(stay(start + span, 3));
+
+    // What grows in its place stays what it is; the rest is new.
+    char *growing = map_spans(2 * SPANS);
+    CHECK(munmap(growing + 4 * span, 12 * span) == 0);
+    CHECK(advise(growing, 4 * span, PTRECLAIM_OFF) == 0);
+    CHECK(mremap(growing, 4 * span, 8 * span, MREMAP_MAYMOVE) == growing);
+    madvise(growing, 8 * span, NO_HUGE_PAGES);
+    make_empty(growing, 8);
+    CHECK(go_away(growing + 4 * span, 4));
+    CHECK(stay(growing, 4));
+
+    // Memory that libc unmaps by itself, unseen, takes its marks along, too.
+    char *start_of_libc = malloc(9 * span);
+    char *inside = (char *)(((uintptr_t)start_of_libc + span - 1) & ~(span - 1));
+    CHECK(advise(inside, 4 * span, PTRECLAIM_OFF) == 0);
+    free(start_of_libc);
+    CHECK(map_at(inside, 4, MAP_FIXED_NOREPLACE) == inside);
+    make_empty(inside, 4);
+    CHECK(go_away(inside, 4));
 
     // Everything: passes go on, and look at nothing.
     CHECK(advise(NULL, (size_t)1 << 47, PTRECLAIM_OFF) == 0);
