@@ -176,6 +176,14 @@ let package = Package(
         .executableTarget(
             name: "jemalloc-victim", dependencies: ["CJemalloc", "CStatsPage"],
             path: "Tests/Fixtures/Victim", cSettings: cSettings),
+        // What an application tells the preload library of its memory, from C; and a server in Swift,
+        // whose runtime must not meet the library's.
+        .executableTarget(
+            name: "advice", dependencies: ["CLinuxMM", "CReclaim", "CStatsPage"],
+            path: "Tests/Fixtures/Advice", cSettings: cSettings),
+        .executableTarget(
+            name: "swift-server", dependencies: ["PTReclaim", "CLinuxMM"],
+            path: "Tests/Fixtures/SwiftServer", swiftSettings: hostSettings),
         // Examples, run by the tests. Not products.
         .executableTarget(
             name: "example-call", dependencies: ["PTReclaim"], path: "Tests/Examples/swift",

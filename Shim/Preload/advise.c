@@ -34,6 +34,8 @@ EXPORT int ptreclaim_advise(void *address, size_t length, unsigned int advice) {
         if (has_spans) {
             is_remembered =
                 ptreclaim_layout_mark(first, last, PTRECLAIM_MARK_ON, PTRECLAIM_MARK_OFF);
+            // It may have been purged while it was not served.
+            ptreclaim_reclaimer_look_at(first, last);
         }
         break;
     case PTRECLAIM_OFF:

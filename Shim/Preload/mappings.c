@@ -78,6 +78,16 @@ static void note_mapping_of_jemalloc(long result, size_t byte_count) {
     }
 }
 
+/// What was there before may have been unmapped unseen: marks end with the memory.
+static void forget_marks(struct range new) {
+    const uintptr_t span_mask = (2 << 20) - 1;
+    const uintptr_t first = (new.start + span_mask) & ~span_mask, last = new.end & ~span_mask;
+    if (first < last) {
+        (void)ptreclaim_layout_mark(
+            first, last, 0, PTRECLAIM_MARK_OFF | PTRECLAIM_MARK_ON | PTRECLAIM_MARK_EMPTY);
+    }
+}
+
 static long map(
     uintptr_t address, size_t byte_count, int protection, int flags, int fd, off_t offset,
     const void *caller) {
@@ -99,6 +109,7 @@ static long map(
         ptreclaim_layout_replace(place.start, place.end, edges);
     } else {
         const struct range mapped = whole_pages((uintptr_t)result, byte_count);
+        forget_marks(mapped);
         ptreclaim_layout_add(mapped.start, mapped.end);
         ptreclaim_reclaimer_needed();
     }
@@ -138,6 +149,16 @@ static long remap(
         const struct range kept = whole_pages(old_address, new_count);
         ptreclaim_layout_clear(kept.end, old.end);
         return ptreclaim_mremap(old_address, old_count, new_count, flags, new_address);
+    }
+    if (stays && old_count > 0 && new_count > old_count) {
+        // What grows in its place keeps its marks. Behind a fence it is more than one mapping, and
+        // fails: then once more, when that is over.
+        const long result = ptreclaim_mremap(
+            old_address, old_count, new_count, flags & ~PTRECLAIM_MREMAP_MAYMOVE, 0);
+        if (!is_error(result)) {
+            ptreclaim_layout_add(old.end, whole_pages(old_address, new_count).end);
+            return result;
+        }
     }
     const struct ptreclaim_layout_edges edges = ptreclaim_layout_clear(old.start, old.end);
     if (flags & PTRECLAIM_MREMAP_FIXED) {

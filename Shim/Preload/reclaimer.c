@@ -113,6 +113,13 @@ void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice) {
     }
 }
 
+void ptreclaim_reclaimer_look_at(uintptr_t start, uintptr_t end) {
+    if (terms.is_enabled && terms.follows_purges && start < end && wiped()) {
+        ptreclaim_reclaimer_needed();
+        put_down(start >> SPAN_SHIFT, (end - start) >> SPAN_SHIFT);
+    }
+}
+
 static void refuse(uint64_t *counter) {
     ptreclaim_count(counter, 1);
     struct ptreclaim_stats_page *stats = ptreclaim_stats();

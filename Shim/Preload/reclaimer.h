@@ -31,6 +31,9 @@ void ptreclaim_reclaimer_needed(void);
 /// `start ..< end` was given back by `advice`, and nothing failed. Anywhere.
 void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice);
 
+/// `start ..< end`, span-aligned, is served from now on: in madvise mode, what was purged before.
+void ptreclaim_reclaimer_look_at(uintptr_t start, uintptr_t end);
+
 /// The application makes a userfaultfd of its own: no more fences in this process. Waits for one that
 /// is up. Anywhere.
 void ptreclaim_reclaimer_give_way(void);

@@ -17,8 +17,9 @@ public enum ReclaimAdvice: UInt32, Sendable {
 /// Tells the preload library, in its modes `madvise`, `scan` and `hooks+scan`, what to do about
 /// `range`.
 ///
-/// A mark stays with its memory however that is split, and ends where it is unmapped. `.on` and
-/// `.now` take the spans of 2 MiB that lie wholly inside the range, `.off` those that it touches.
+/// A mark stays with its memory however that is split or grows in its place, and ends where it is
+/// unmapped, replaced or moved. `.on` and `.now` take the spans of 2 MiB that lie wholly inside the
+/// range, `.off` those that it touches.
 /// `.now` frees what the library may free by itself, memory that was mapped through libc; with
 /// `ptReclaim(range:access:)` the caller vouches for the mapping instead.
 ///

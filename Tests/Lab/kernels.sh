@@ -57,6 +57,15 @@ make_guest() { # PRODUCT...
         xargs -I{} cp -Lu {} "$guest/"
 }
 
+# Where the loader finds a library; empty where it does not.
+find_library() { ldconfig -p | awk -v name="$1" '$1 == name {print $NF; exit}'; }
+
+# Adds a library to the guest, and what it needs.
+add_library() { # FILE
+    cp -Lu "$1" "$guest/"
+    ldd "$1" | grep -oE '/[^ ]+' | grep '\.so' | xargs -I{} cp -Lu {} "$guest/"
+}
+
 # Runs go.sh of the guest in a kernel.
 play_guest() { # MEMORY PACKAGE
     local files=() file

@@ -37,7 +37,7 @@ struct WasteComparison {
         )
         guard preloading != .jemalloc else { return }
         let page = try StatsPage.read(pid: pid)
-        #expect(page.mode == "hooks", "hooks")
+        #expect(page.mode == "hooks")
         #expect(try #require(page["arenas_hooked"]) > 0)
         #expect(try #require(page["spans_zapped"]) > 0)
         #expect(page["spans_skipped"] == 0)

@@ -99,8 +99,8 @@ enum {
 // jemalloc take jemalloc's memory only, and always.
 //
 // `address` is page-aligned. ON and NOW take the 2 MiB spans that lie wholly inside the range, OFF
-// those that it touches. A mark stays with its memory however that is split, and ends where it is
-// unmapped. NOW frees what the library may free by itself: memory that was mapped through libc; with
+// those that it touches. A mark stays with its memory however that is split or grows in its place,
+// and ends where it is unmapped, replaced or moved. NOW frees what the library may free by itself: memory that was mapped through libc; with
 // ptreclaim() the caller vouches for the mapping instead.
 //
 // Returns 0, or -1 and sets errno. Not async-signal-safe, nor for an allocator's hooks.
