@@ -17,6 +17,7 @@
 #include "layout.h"
 #include "linux_mm.h"
 #include "reclaimer.h"
+#include "single.h"
 #include "trace.h"
 
 #include <errno.h>
@@ -283,8 +284,8 @@ EXPORT ssize_t process_madvise(
 // ---- an application's own userfaultfd ---------------------------------------------------------
 
 static long control(int fd, unsigned long request, long argument) {
-    // Whoever uses a userfaultfd begins with this. Our fences would give it EBUSY.
-    if (request == PTRECLAIM_UFFDIO_API) {
+    // Whoever uses a userfaultfd begins with one of these. Our fences would give it EBUSY.
+    if (request == PTRECLAIM_UFFDIO_API || request == PTRECLAIM_USERFAULTFD_IOC_NEW) {
         ptreclaim_reclaimer_give_way();
     }
     return ptreclaim_syscall(SYS_ioctl, fd, (long)request, argument, 0, 0, 0);
@@ -321,6 +322,17 @@ EXPORT long syscall(long number, ...) {
         return as_libc(
             advise_vector((int)a, (const struct iovec *)b, (size_t)c, (int)d, (unsigned)e));
     case SYS_ioctl: return as_libc(control((int)a, (unsigned long)b, c));
+    case SYS_userfaultfd:
+        // It may go to another process, that goes on from here.
+        ptreclaim_reclaimer_give_way();
+        return as_libc(ptreclaim_syscall(number, a, 0, 0, 0, 0, 0));
+    case SYS_exit:
+        ptreclaim_leave_with_first_thread();
+        return as_libc(ptreclaim_syscall(number, a, 0, 0, 0, 0, 0));
+    case SYS_unshare: return as_libc(ptreclaim_unshare((int)a));
+    case SYS_setns: return as_libc(ptreclaim_setns((int)a, (int)b));
+    case SYS_prctl: return as_libc(ptreclaim_prctl(a, b, c, d, e));
+    case SYS_seccomp: return as_libc(ptreclaim_seccomp(a, b, c));
     default: return as_libc(ptreclaim_syscall(number, a, b, c, d, e, f));
     }
 }

@@ -31,6 +31,14 @@ void ptreclaim_reclaimer_needed(void);
 /// `start ..< end` was given back by `advice`, and nothing failed. Anywhere.
 void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice);
 
+/// Ends the thread, and waits until the kernel knows nothing of it: for calls that a process with
+/// threads may not make. It starts again where it is needed next. Not where locks of an allocator
+/// are held.
+void ptreclaim_reclaimer_step_aside(void);
+
+/// Ends it for good. `refusal` is the counter that says why.
+void ptreclaim_reclaimer_end(uint64_t *refusal);
+
 /// The application makes a userfaultfd of its own: no more fences in this process. Waits for one that
 /// is up. Anywhere.
 void ptreclaim_reclaimer_give_way(void);

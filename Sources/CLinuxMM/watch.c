@@ -10,7 +10,8 @@
 
 // The service thread goes NOTHING, HELD, COMMITTED, HELD …, NOTHING; the watchdog takes HELD to OPENED.
 enum { NOTHING = 0, HELD = 1, COMMITTED = 2, OPENED = 3 };
-enum { ASLEEP = 0, AWAKE = 1, LEAVING = 2 };
+// Whether something may be held; and at the end, whether the watchdog has let go of the whole struct.
+enum { ASLEEP = 0, AWAKE = 1, LEAVING = 2, LEFT = 3 };
 
 static const uint64_t longest_hold_ns = 100 * 1000 * 1000;
 enum { LOOK_MS = 50, STACK_BYTES = 64 << 10 };
@@ -70,6 +71,9 @@ static void look(struct ptreclaim_watch *watch) {
 
 static void *watch_over(void *argument) {
     struct ptreclaim_watch *watch = argument;
+    if (watch->thread_id) {
+        __atomic_store_n(watch->thread_id, ptreclaim_gettid(), __ATOMIC_RELEASE);
+    }
     ptreclaim_syscall(SYS_prctl, PR_SET_NAME, (long)"ptreclaim-watch", 0, 0, 0, 0);
     for (;;) {
         switch (__atomic_load_n(&watch->is_awake, __ATOMIC_ACQUIRE)) {
@@ -78,7 +82,11 @@ static void *watch_over(void *argument) {
             ptreclaim_futex_wait(&watch->is_awake, AWAKE, LOOK_MS);
             look(watch);
             break;
-        default: return NULL;
+        default:
+            __atomic_store_n(&watch->is_awake, LEFT, __ATOMIC_RELEASE);
+            // Of an address, which may be nobody's by now.
+            ptreclaim_futex_wake(&watch->is_awake, 1);
+            return NULL;
         }
     }
 }
@@ -92,7 +100,13 @@ static void tell(struct ptreclaim_watch *watch, uint32_t state) {
 
 void ptreclaim_watch_wake(struct ptreclaim_watch *watch) { tell(watch, AWAKE); }
 void ptreclaim_watch_rest(struct ptreclaim_watch *watch) { tell(watch, ASLEEP); }
-void ptreclaim_watch_end(struct ptreclaim_watch *watch) { tell(watch, LEAVING); }
+
+void ptreclaim_watch_end(struct ptreclaim_watch *watch) {
+    tell(watch, LEAVING);
+    while (__atomic_load_n(&watch->is_awake, __ATOMIC_ACQUIRE) != LEFT) {
+        ptreclaim_futex_wait(&watch->is_awake, LEAVING, 100);
+    }
+}
 
 int ptreclaim_watch_start(struct ptreclaim_watch *watch) {
     return ptreclaim_start_thread(watch_over, watch, STACK_BYTES);
