@@ -184,6 +184,10 @@ let package = Package(
         .executableTarget(
             name: "swift-server", dependencies: ["PTReclaim", "CLinuxMM"],
             path: "Tests/Fixtures/SwiftServer", swiftSettings: hostSettings),
+        // Weather for the modes that free behind a fence, on plain mmap and malloc.
+        .executableTarget(
+            name: "mode-victim", dependencies: ["CStatsPage"], path: "Tests/Fixtures/ModeVictim",
+            cSettings: cSettings),
         // Examples, run by the tests. Not products.
         .executableTarget(
             name: "example-call", dependencies: ["PTReclaim"], path: "Tests/Examples/swift",

@@ -13,6 +13,7 @@
 #include "jemalloc.h"
 #include "layout.h"
 #include "line.h"
+#include "linux_mm.h"
 #include "options.h"
 #include "probe.h"
 #include "reclaimer.h"
@@ -154,6 +155,8 @@ struct plan {
     uint32_t backend;                    // of the hooks
 };
 
+static int probe_backend(void) { return (int)ptreclaim_core_probe(options.backend); }
+
 static enum ptreclaim_refusal plan_hooks(uint32_t *backend) {
     enum ptreclaim_refusal refusal = ptreclaim_jemalloc_find(options.mallctl);
     if (refusal == PTRECLAIM_ACCEPTED) {
@@ -161,6 +164,10 @@ static enum ptreclaim_refusal plan_hooks(uint32_t *backend) {
     }
     if (refusal != PTRECLAIM_ACCEPTED) {
         return refusal;
+    }
+    // A filter might kill for a look at tables.
+    if (ptreclaim_has_seccomp_filter() && ptreclaim_in_child(probe_backend) < 0) {
+        return PTRECLAIM_REFUSED_seccomp;
     }
     *backend = ptreclaim_core_probe(options.backend);
     return *backend ? PTRECLAIM_ACCEPTED : PTRECLAIM_REFUSED_no_backend;
@@ -170,12 +177,11 @@ static enum ptreclaim_refusal plan_fence(void) {
     if (ptreclaim_reclaimer_has_given_way()) {
         return PTRECLAIM_REFUSED_application_userfaultfd;
     }
-    // What is mapped over would lose what mprotect, mlock or madvise say meanwhile.
-    if (!ptreclaim_core_dontneed_frees_tables()) {
-        return PTRECLAIM_REFUSED_fence_backend;
-    }
     switch (ptreclaim_probe_fence()) {
-    case PTRECLAIM_FENCE_POSSIBLE: return PTRECLAIM_ACCEPTED;
+    case PTRECLAIM_FENCE_POSSIBLE:
+        // What is mapped over would lose what mprotect, mlock or madvise say meanwhile.
+        return ptreclaim_core_dontneed_frees_tables() ? PTRECLAIM_ACCEPTED
+                                                      : PTRECLAIM_REFUSED_fence_backend;
     case PTRECLAIM_FENCE_NO_USERFAULTFD: return PTRECLAIM_REFUSED_no_userfaultfd;
     case PTRECLAIM_FENCE_NO_PAGEMAP_SCAN: return PTRECLAIM_REFUSED_no_pagemap_scan;
     case PTRECLAIM_FENCE_SECCOMP: break;

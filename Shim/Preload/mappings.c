@@ -17,13 +17,12 @@
 #include "layout.h"
 #include "linux_mm.h"
 #include "reclaimer.h"
+#include "single.h"
 #include "trace.h"
 
 #include <errno.h>
 #include <asm/unistd_64.h>
-#include <sched.h>
 #include <stdarg.h>
-#include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/uio.h>
 
@@ -318,8 +317,8 @@ EXPORT ssize_t process_madvise(
 // ---- an application's own userfaultfd ---------------------------------------------------------
 
 static long control(int fd, unsigned long request, long argument) {
-    // Whoever uses a userfaultfd begins with this. Our fences would give it EBUSY.
-    if (request == PTRECLAIM_UFFDIO_API) {
+    // Whoever uses a userfaultfd begins with one of these. Our fences would give it EBUSY.
+    if (request == PTRECLAIM_UFFDIO_API || request == PTRECLAIM_USERFAULTFD_IOC_NEW) {
         ptreclaim_reclaimer_give_way();
     }
     return ptreclaim_syscall(SYS_ioctl, fd, (long)request, argument, 0, 0, 0);
@@ -333,51 +332,9 @@ EXPORT int ioctl(int fd, unsigned long request, ...) {
     return (int)as_libc(control(fd, request, argument));
 }
 
-// ---- what concerns all threads, or is refused where there are others -----------------------------
-
-static long control_process(int option, long a, long b, long c, long d) {
-    if (option == PR_SET_SECCOMP) {
-        ptreclaim_reclaimer_before_filter();
-    }
-    return ptreclaim_syscall(SYS_prctl, option, a, b, c, d, 0);
-}
-
-EXPORT int prctl(int option, ...) {
-    va_list more;
-    va_start(more, option);
-    const long a = va_arg(more, long), b = va_arg(more, long), c = va_arg(more, long),
-               d = va_arg(more, long);
-    va_end(more);
-    return (int)as_libc(control_process(option, a, b, c, d));
-}
-
-static long set_filter(long operation, long flags, long argument) {
-    const long strict = 0, filter = 1;
-    if (operation == strict || operation == filter) {
-        ptreclaim_reclaimer_before_filter();
-    }
-    return ptreclaim_syscall(SYS_seccomp, operation, flags, argument, 0, 0, 0);
-}
-
-static long leave_namespaces(int flags) {
-    if (flags & (CLONE_NEWUSER | CLONE_THREAD | CLONE_SIGHAND | CLONE_VM)) {
-        ptreclaim_reclaimer_before_alone();
-    }
-    return ptreclaim_syscall(SYS_unshare, flags, 0, 0, 0, 0, 0);
-}
-
-EXPORT int unshare(int flags) { return (int)as_libc(leave_namespaces(flags)); }
-
-static long enter_namespace(int fd, int type) {
-    ptreclaim_reclaimer_before_alone();
-    return ptreclaim_syscall(SYS_setns, fd, type, 0, 0, 0, 0);
-}
-
-EXPORT int setns(int fd, int type) { return (int)as_libc(enter_namespace(fd, type)); }
-
 // ---- any of them by its number ----------------------------------------------------------------
 
-/// One of the calls above. The last argument is where a caller of syscall(2) has put it.
+/// Any call by its number. The last argument is where a caller of syscall(2) has put it.
 __attribute__((used, visibility("hidden"))) long ptreclaim_seen_syscall(
     long number, long a, long b, long c, long d, long e, long f) {
     switch (number) {
@@ -394,11 +351,18 @@ __attribute__((used, visibility("hidden"))) long ptreclaim_seen_syscall(
     case SYS_process_madvise:
         return as_libc(
             advise_vector((int)a, (const struct iovec *)b, (size_t)c, (int)d, (unsigned)e));
-    case SYS_prctl: return as_libc(control_process((int)a, b, c, d, e));
-    case SYS_seccomp: return as_libc(set_filter(a, b, c));
-    case SYS_unshare: return as_libc(leave_namespaces((int)a));
-    case SYS_setns: return as_libc(enter_namespace((int)a, (int)b));
     case SYS_ioctl: return as_libc(control((int)a, (unsigned long)b, c));
+    case SYS_userfaultfd:
+        // It may go to another process, that goes on from here.
+        ptreclaim_reclaimer_give_way();
+        return as_libc(ptreclaim_syscall(number, a, 0, 0, 0, 0, 0));
+    case SYS_exit:
+        ptreclaim_leave_with_first_thread();
+        return as_libc(ptreclaim_syscall(number, a, 0, 0, 0, 0, 0));
+    case SYS_unshare: return as_libc(ptreclaim_unshare((int)a));
+    case SYS_setns: return as_libc(ptreclaim_setns((int)a, (int)b));
+    case SYS_prctl: return as_libc(ptreclaim_prctl(a, b, c, d, e));
+    case SYS_seccomp: return as_libc(ptreclaim_seccomp(a, b, c));
     default: return as_libc(ptreclaim_syscall(number, a, b, c, d, e, f));
     }
 }
@@ -408,19 +372,16 @@ __attribute__((used, visibility("hidden"))) long ptreclaim_failed_syscall(long r
 }
 
 #define TEXT_OF(number) #number
-#define IF_SEEN(number) "cmpq $" TEXT_OF(number) ", %rdi\n je ptreclaim_seen_syscall\n"
+#define IF_BARE(number) "cmpq $" TEXT_OF(number) ", %rdi\n je 1f\n"
 
-// All others as libc makes them, without a frame: after clone or vfork a child returns through here on
-// a stack of its own, or on its parent's.
+// A child that these make returns from here on a stack of its own, or on its parent's: for them there is
+// no frame, as there is none in libc.
 __asm__(".pushsection .text\n"
         ".globl syscall\n"
         ".type syscall, @function\n"
-        "syscall:\n" IF_SEEN(__NR_mmap) IF_SEEN(__NR_munmap) IF_SEEN(__NR_mremap)
-            IF_SEEN(__NR_remap_file_pages) IF_SEEN(__NR_shmat) IF_SEEN(__NR_brk)
-                IF_SEEN(__NR_madvise) IF_SEEN(__NR_process_madvise) IF_SEEN(__NR_ioctl)
-                    IF_SEEN(__NR_prctl) IF_SEEN(__NR_seccomp) IF_SEEN(__NR_unshare)
-                        IF_SEEN(__NR_setns)
-        "movq %rdi, %rax\n"
+        "syscall:\n" IF_BARE(__NR_clone) IF_BARE(__NR_clone3) IF_BARE(__NR_vfork)
+        "jmp ptreclaim_seen_syscall\n"
+        "1: movq %rdi, %rax\n"
         "movq %rsi, %rdi\n"
         "movq %rdx, %rsi\n"
         "movq %rcx, %rdx\n"
@@ -429,9 +390,9 @@ __asm__(".pushsection .text\n"
         "movq 8(%rsp), %r9\n"
         "syscall\n"
         "cmpq $-4095, %rax\n"
-        "jae 1f\n"
+        "jae 2f\n"
         "ret\n"
-        "1: movq %rax, %rdi\n"
+        "2: movq %rax, %rdi\n"
         "jmp ptreclaim_failed_syscall\n"
         ".size syscall, . - syscall\n"
         ".popsection\n");

@@ -15,8 +15,7 @@
 #include <unistd.h>
 
 static const uintptr_t top = (uintptr_t)1 << 47;
-static const uint64_t span_bytes = 2 << 20, millisecond = 1000000;
-static const uint64_t longest_sleep_ns = 1000000000;
+static const uint64_t span_bytes = 2 << 20, millisecond = 1000000, longest_sleep = 1000000000;
 enum { SPAN_SHIFT = 21, MOST_RUNS = 4096, MOST_FENCED = 64 };
 
 // Fences longer than this are made by others who hold the mmap lock: less is fenced at once then.
@@ -79,6 +78,9 @@ static uint64_t put_down(uint64_t first, uint64_t count) {
 
 void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice) {
     const int dontneed = 4, free_lazily = 8, remove = 9, dontneed_locked = 24;
+    if (!terms.follows_purges) {
+        ptreclaim_reclaimer_needed();
+    }
     if (!terms.is_enabled || !terms.follows_purges || start >= end
         || (advice != dontneed && advice != free_lazily && advice != remove
             && advice != dontneed_locked)) {
@@ -191,8 +193,8 @@ int ptreclaim_reclaimer_now(uintptr_t start, uintptr_t end) {
 struct reclaimer {
     struct ptreclaim_service service;
     struct ptreclaim_watch watch;
-    uint32_t tid;
     struct ptreclaim_stats_page *stats;
+    long filters_at_start;
     uint32_t longest_fenced_run;
     uint64_t pause_ns;
     uint64_t earliest_ns; // of the next pass: the budget
@@ -417,11 +419,43 @@ static void sleep_until_nudged(
 
 /// Whether no thread but ours lives. A process whose own threads have all gone ends with its last
 /// thread, and must not be kept alive by ours.
-static bool is_alone(void) {
+static bool is_alone(const struct reclaimer *us) {
     uint32_t threads = 0;
-    (void)ptreclaim_self_vm_pte_and_threads(&threads);
     // Ours are two; the first of all stays as a zombie when it leaves.
-    return threads > 0 && threads <= 3 && ptreclaim_is_main_thread_gone();
+    return ptreclaim_is_main_thread_gone(us->service.process_status, &threads) && threads <= 3;
+}
+
+static bool must_leave(void) {
+    return !terms.is_enabled || __atomic_load_n(&wiped()->must_leave, __ATOMIC_ACQUIRE);
+}
+
+/// Whether there is a filter that was not there, and was not tried, at start: one that came with
+/// SECCOMP_FILTER_FLAG_TSYNC by a system call that was not seen. From here on nothing is tried.
+static bool is_filtered(struct reclaimer *us) {
+    const long now = ptreclaim_seccomp_filter_count(us->service.thread_status);
+    if (now == us->filters_at_start) {
+        return false;
+    }
+    refuse(&us->stats->refused_seccomp);
+    return true;
+}
+
+/// Opens what stays open; after chroot, or without procfs, it could not be opened any more. What a
+/// process had at start it may have lost: a child that is nobody's has no fence to be had.
+static uint64_t *prepare(struct reclaimer *us) {
+    struct ptreclaim_service *service = &us->service;
+    service->process_status = ptreclaim_open("/proc/self/status", O_RDONLY);
+    service->thread_status = ptreclaim_open("/proc/thread-self/status", O_RDONLY);
+    us->filters_at_start = ptreclaim_seccomp_filter_count(service->thread_status);
+    ptreclaim_service_begin_job(service);
+    const int userfaultfd = ptreclaim_service_userfaultfd(service);
+    if (userfaultfd == -EPERM || userfaultfd == -EACCES || userfaultfd == -ENOSYS) {
+        return &us->stats->refused_no_userfaultfd;
+    }
+    if (service->pagemap == -EACCES || service->pagemap == -ENOENT) {
+        return &us->stats->refused_no_pagemap_scan;
+    }
+    return ptreclaim_watch_start(&us->watch) ? &us->stats->refused_no_service_thread : NULL;
 }
 
 static void pass_once(struct reclaimer *us) {
@@ -466,7 +500,7 @@ static void wait_for_work(struct reclaimer *us) {
         const uint32_t seen = __atomic_load_n(&control->nudges, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&control->requests, __ATOMIC_ACQUIRE)
                 != __atomic_load_n(&control->answers, __ATOMIC_RELAXED)
-                || __atomic_load_n(&wiped()->now, __ATOMIC_ACQUIRE) == ASKED || !terms.is_enabled) {
+            || __atomic_load_n(&wiped()->now, __ATOMIC_ACQUIRE) == ASKED || must_leave()) {
             return;
         }
         const uint64_t now = ptreclaim_monotonic_nanoseconds();
@@ -482,10 +516,10 @@ static void wait_for_work(struct reclaimer *us) {
         if (has_work && !rest) {
             return;
         }
-        // Every second it looks whether it is the last thread.
-        const bool is_long = !has_work || rest > longest_sleep_ns;
-        sleep_until_nudged(us->stats, seen, is_long ? longest_sleep_ns : rest);
-        if (!terms.is_enabled || (is_long && is_alone())) {
+        // Every second it looks whether it is the last thread, however long a pause is.
+        const bool is_long = !has_work || rest > longest_sleep;
+        sleep_until_nudged(us->stats, seen, is_long ? longest_sleep : rest);
+        if (is_long && is_alone(us)) {
             return;
         }
     }
@@ -494,9 +528,11 @@ static void wait_for_work(struct reclaimer *us) {
 static void *reclaim(void *argument) {
     struct ptreclaim_wiped_on_fork *ours = argument;
     struct reclaimer *us = &the_reclaimer;
-    *us = (struct reclaimer){.longest_fenced_run = MOST_FENCED, .pause_ns = terms.delay_ns};
-    const long tid = ptreclaim_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0);
-    __atomic_store_n(&us->tid, (uint32_t)tid, __ATOMIC_RELEASE);
+    *us = (struct reclaimer){
+        .longest_fenced_run = MOST_FENCED,
+        .pause_ns = terms.delay_ns,
+        .watch = {.thread_id = &ours->watch_thread_id}};
+    __atomic_store_n(&ours->thread_id, ptreclaim_gettid(), __ATOMIC_RELEASE);
     us->stats = ptreclaim_stats();
     const int error = ptreclaim_service_enter(&us->service);
     static struct ptreclaim_candidates runs[MOST_RUNS];
@@ -505,15 +541,16 @@ static void *reclaim(void *argument) {
     us->service.must_not_wait = true;
     us->service.watch = &us->watch;
     us->is_above_watermark = terms.watermark_tables == 0;
-    if (error || ptreclaim_watch_start(&us->watch)) {
-        refuse(&us->stats->refused_no_service_thread);
+    uint64_t *refusal = error ? &us->stats->refused_no_service_thread : prepare(us);
+    if (refusal) {
+        refuse(refusal);
         __atomic_store_n(&ours->reclaimer, FAILED, __ATOMIC_RELEASE);
         return NULL;
     }
     __atomic_store_n(&ours->reclaimer, RUNNING, __ATOMIC_RELEASE);
-    while (terms.is_enabled && !us->stats->fences_opened) {
+    while (!must_leave() && !us->stats->fences_opened) {
         wait_for_work(us);
-        if (!terms.is_enabled || is_alone()) {
+        if (must_leave() || is_alone(us) || is_filtered(us)) {
             break;
         }
         const uint64_t start = ptreclaim_monotonic_nanoseconds();
@@ -528,25 +565,40 @@ static void *reclaim(void *argument) {
 
 // ---- leaving ----------------------------------------------------------------------------------
 
-/// At most a second: a pass has its time.
-static void wait_until_gone(const uint32_t *thread) {
-    uint32_t nothing = 0;
-    for (int i = 0; i < 1000; i++) {
-        const uint32_t tid = __atomic_load_n(thread, __ATOMIC_ACQUIRE);
-        if (tid && ptreclaim_syscall(SYS_tgkill, ptreclaim_getpid(), tid, 0, 0, 0, 0) == -ESRCH) {
-            return;
-        }
-        ptreclaim_futex_wait(&nothing, 0, 1);
+/// Waits until the kernel knows nothing of a thread; it is on its way out.
+static void wait_for_end_of(const uint32_t *thread_id, uint64_t deadline) {
+    const uint32_t thread = __atomic_load_n(thread_id, __ATOMIC_ACQUIRE);
+    const uint32_t never = 0;
+    while (thread && ptreclaim_has_thread((int)thread)
+           && ptreclaim_monotonic_nanoseconds() < deadline) {
+        ptreclaim_futex_wait((uint32_t *)&never, 0, 1);
     }
 }
 
-static void end(uint64_t *counter) {
-    stop(counter);
-    const uint32_t state = __atomic_load_n(&wiped()->reclaimer, __ATOMIC_ACQUIRE);
-    if (state == STARTING || state == RUNNING) {
-        wait_until_gone(&the_reclaimer.tid);
-        wait_until_gone(&the_reclaimer.watch.tid);
+/// Where it takes longer than two seconds (a process that is being stopped), nobody waits on.
+static void leave(uint32_t next_state) {
+    struct ptreclaim_wiped_on_fork *ours = wiped();
+    if (!ours) {
+        return;
     }
+    const uint64_t deadline = ptreclaim_monotonic_nanoseconds() + 2000 * millisecond;
+    uint32_t state = NONE;
+    __atomic_store_n(&ours->must_leave, 1, __ATOMIC_SEQ_CST);
+    if (!__atomic_compare_exchange_n(
+            &ours->reclaimer, &state, next_state, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+        while (__atomic_load_n(&ours->reclaimer, __ATOMIC_ACQUIRE) == STARTING
+               && ptreclaim_monotonic_nanoseconds() < deadline) {
+            ptreclaim_futex_wait(&ours->reclaimer, STARTING, 1);
+        }
+        const bool has_failed = __atomic_load_n(&ours->reclaimer, __ATOMIC_ACQUIRE) == FAILED;
+        nudge(ptreclaim_stats());
+        wait_for_end_of(&ours->thread_id, deadline);
+        wait_for_end_of(&ours->watch_thread_id, deadline);
+        if (!has_failed) {
+            __atomic_store_n(&ours->reclaimer, next_state, __ATOMIC_RELEASE);
+        }
+    }
+    __atomic_store_n(&ours->must_leave, 0, __ATOMIC_SEQ_CST);
 }
 
 /// Not in a child of vfork, which is here with its parent's memory.
@@ -555,16 +607,20 @@ static bool is_enabled_here(void) {
     return terms.is_enabled && wiped() && stats->pid == ptreclaim_getpid();
 }
 
-void ptreclaim_reclaimer_before_filter(void) {
+void ptreclaim_reclaimer_step_aside(void) {
     if (is_enabled_here()) {
-        end(&ptreclaim_stats()->refused_seccomp);
+        leave(NONE);
     }
 }
 
-void ptreclaim_reclaimer_before_alone(void) {
-    if (is_enabled_here() && __atomic_load_n(&wiped()->reclaimer, __ATOMIC_ACQUIRE) != NONE) {
-        end(&ptreclaim_stats()->refused_no_service_thread);
+void ptreclaim_reclaimer_end(uint64_t *refusal) {
+    if (!is_enabled_here()) {
+        return;
     }
+    ptreclaim_layout_stop();
+    terms.is_enabled = false;
+    refuse(refusal);
+    leave(FAILED);
 }
 
 // ---- starting ---------------------------------------------------------------------------------

@@ -33,18 +33,17 @@ void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice);
 
 /// `start ..< end`, span-aligned, is served from now on: in madvise mode, what was purged before.
 void ptreclaim_reclaimer_look_at(uintptr_t start, uintptr_t end);
+/// Ends the thread, and waits until the kernel knows nothing of it: for calls that a process with
+/// threads may not make. It starts again where it is needed next. Not where locks of an allocator
+/// are held.
+void ptreclaim_reclaimer_step_aside(void);
+
+/// Ends it for good. `refusal` is the counter that says why.
+void ptreclaim_reclaimer_end(uint64_t *refusal);
 
 /// The application makes a userfaultfd of its own: no more fences in this process. Waits for one that
 /// is up. Anywhere.
 void ptreclaim_reclaimer_give_way(void);
-
-/// The application is about to set a seccomp filter, which may kill for what the service thread does, and
-/// for what other threads do to wake it or to wait for it: no more fences in this process, and the
-/// service thread has left on return. Anywhere.
-void ptreclaim_reclaimer_before_filter(void);
-
-/// The same before a call that the kernel refuses where there are other threads, if there is ours.
-void ptreclaim_reclaimer_before_alone(void);
 
 /// Whether it has given way already, in a constructor that ran before ours.
 bool ptreclaim_reclaimer_has_given_way(void);

@@ -4,6 +4,7 @@
 
 #include "linux_mm.h"
 #include "live_state.h"
+#include "probe.h"
 
 #include <sys/stat.h>
 #include <time.h>
@@ -23,6 +24,9 @@ static const uint64_t MAKING = UINT64_MAX;
 
 static struct ptreclaim_stats_page *page; // keeps its address for ever
 static struct ptreclaim_stats_page scrap; // counts that belong nowhere
+
+static bool has_memfd;
+static bool is_filtered; // what makes a page may be forbidden
 
 // The descriptor stays open so that others find the page; never used again but to close it in a
 // forked child, and only while it still is what it was: applications close numbers and reuse them.
@@ -48,6 +52,9 @@ static void close_inherited(void) {
 
 /// A memfd of one page, mode 0600, at a high number. -errno where the kernel or seccomp says no.
 static int make_file(void) {
+    if (!has_memfd) {
+        return -EPERM;
+    }
     int fd = (int)ptreclaim_syscall(
         SYS_memfd_create, (long)PTRECLAIM_STATS_NAME, MFD_CLOEXEC, 0, 0, 0, 0);
     if (fd < 0) {
@@ -105,6 +112,7 @@ void ptreclaim_stats_start(uint32_t mode, uint32_t backend) {
     if (ptreclaim_map_wiped_on_fork(state) < 0) {
         return;
     }
+    has_memfd = ptreclaim_probe_memfd();
     map_fresh_page(mode, backend, 0);
     if (page) {
         ptreclaim_store_release(
@@ -122,7 +130,7 @@ struct ptreclaim_stats_page *ptreclaim_stats(void) {
         return page;
     }
     // A forked child: `page` is still its parent's.
-    if (owner == MAKING
+    if (owner == MAKING || __atomic_load_n(&is_filtered, __ATOMIC_RELAXED)
         || !ptreclaim_compare_exchange(&state->wiped_on_fork->owner_pid, 0, MAKING)) {
         return &scrap;
     }
@@ -131,4 +139,9 @@ struct ptreclaim_stats_page *ptreclaim_stats(void) {
     page->control.is_off = is_off;
     ptreclaim_store_release(&state->wiped_on_fork->owner_pid, (uint64_t)ptreclaim_getpid());
     return page;
+}
+
+void ptreclaim_stats_filtered(void) {
+    (void)ptreclaim_stats();
+    __atomic_store_n(&is_filtered, true, __ATOMIC_RELAXED);
 }

@@ -15,6 +15,10 @@ void ptreclaim_stats_start(uint32_t mode, uint32_t backend);
 /// is lost.
 struct ptreclaim_stats_page *ptreclaim_stats(void);
 
+/// A seccomp filter is about to come: the page is made now, and in children that are forked later none
+/// is. What these count is lost.
+void ptreclaim_stats_filtered(void);
+
 static inline void ptreclaim_count(uint64_t *counter, uint64_t value) {
     __atomic_fetch_add(counter, value, __ATOMIC_RELAXED);
 }

@@ -15,6 +15,9 @@
 #define FENCED 0x80000000u
 static const uint64_t longest_wait_for_forks = 20000000; // ns
 
+/// Threads that wait for forks. Without any a fork makes no system call here: a filter may kill for it.
+static uint32_t waiting_for_forks;
+
 static uint32_t *_Nullable gate(void) {
     struct ptreclaim_wiped_on_fork *wiped = ptreclaim_live_state()->wiped_on_fork;
     return wiped ? &wiped->fork_gate : 0;
@@ -39,7 +42,9 @@ static bool enter_gate(uint32_t *word, bool may_wait) {
         } else if (now > deadline) {
             return false;
         }
+        __atomic_fetch_add(&waiting_for_forks, 1, __ATOMIC_SEQ_CST);
         ptreclaim_futex_wait(word, forks, 1);
+        __atomic_fetch_sub(&waiting_for_forks, 1, __ATOMIC_SEQ_CST);
     }
 }
 
@@ -74,9 +79,9 @@ static void after_fork_in_parent(void) {
     uint32_t forks = word ? __atomic_load_n(word, __ATOMIC_ACQUIRE) : 0;
     while ((forks & ~FENCED)
            && !__atomic_compare_exchange_n(
-               word, &forks, forks - 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+               word, &forks, forks - 1, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)) {
     }
-    if (forks) {
+    if (forks && __atomic_load_n(&waiting_for_forks, __ATOMIC_SEQ_CST)) {
         ptreclaim_futex_wake(word, INT32_MAX);
     }
 }

@@ -11,11 +11,14 @@ struct status {
     char text[4096];
 };
 
+static void read_status_of(int fd, struct status *status) {
+    status->count = fd < 0 ? fd : ptreclaim_pread(fd, status->text, sizeof(status->text), 0);
+}
+
 static void read_status(const char *path, struct status *status) {
-    int fd = ptreclaim_open(path, O_RDONLY);
-    status->count = fd;
+    const int fd = ptreclaim_open(path, O_RDONLY);
+    read_status_of(fd, status);
     if (fd >= 0) {
-        status->count = ptreclaim_pread(fd, status->text, sizeof(status->text), 0);
         ptreclaim_close(fd);
     }
 }
@@ -61,9 +64,11 @@ long ptreclaim_self_vm_pte(void) {
     return ptreclaim_self_vm_pte_and_threads(&threads);
 }
 
-bool ptreclaim_is_main_thread_gone(void) {
+bool ptreclaim_is_main_thread_gone(int status_fd, uint32_t *threads) {
     struct status status;
-    read_status("/proc/self/status", &status);
+    read_status_of(status_fd, &status);
+    const long count = status_number(&status, "\nThreads:");
+    *threads = count > 0 ? (uint32_t)count : 0;
     static const char zombie[] = "\nState:\tZ";
     const long length = sizeof(zombie) - 1;
     for (long i = 0; i + length < status.count; i++) {
@@ -84,6 +89,13 @@ bool ptreclaim_has_seccomp_filter(void) {
         filter = status_number(&status, "\nSeccomp:");
     }
     return filter != 0;
+}
+
+long ptreclaim_seccomp_filter_count(int status_fd) {
+    struct status status;
+    read_status_of(status_fd, &status);
+    const long count = status_number(&status, "\nSeccomp_filters:");
+    return count == -ENODATA ? status_number(&status, "\nSeccomp:") : count;
 }
 
 uint64_t ptreclaim_monotonic_nanoseconds(void) {

@@ -92,7 +92,12 @@ __attribute__((noinline)) static void touch_stack(void) {
 }
 
 int ptreclaim_service_enter(struct ptreclaim_service *service) {
-    *service = (struct ptreclaim_service){.pagemap = -1, .maps = -1, .userfaultfd = -1};
+    *service = (struct ptreclaim_service){
+        .pagemap = -1,
+        .maps = -1,
+        .userfaultfd = -1,
+        .process_status = -1,
+        .thread_status = -1};
     ptreclaim_set_signal_mask(all_but_glibcs);
     ptreclaim_syscall(SYS_prctl, PR_SET_NAME, (long)"ptreclaim", 0, 0, 0, 0);
     touch_stack();

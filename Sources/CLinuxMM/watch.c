@@ -11,7 +11,8 @@
 
 // The service thread goes NOTHING, HELD, COMMITTED, HELD …, NOTHING; the watchdog takes HELD to OPENED.
 enum { NOTHING = 0, HELD = 1, COMMITTED = 2, OPENED = 3 };
-enum { ASLEEP = 0, AWAKE = 1, LEAVING = 2 };
+// Whether something may be held; and at the end, whether the watchdog has let go of the whole struct.
+enum { ASLEEP = 0, AWAKE = 1, LEAVING = 2, LEFT = 3 };
 
 static const uint64_t longest_hold_ns = 100 * 1000 * 1000;
 enum { LOOK_MS = 50, STACK_BYTES = 64 << 10 };
@@ -63,14 +64,24 @@ static void open_up(struct ptreclaim_watch *watch) {
     ptreclaim_open_fork_gate();
 }
 
-static void look(struct ptreclaim_watch *watch) {
+/// How long a hold lasts is no more than a clock says: the whole process may have been stopped, or have
+/// had no CPU. So the watchdog must have come to look at it three times.
+struct sight {
+    uint64_t since;
+    int looks;
+};
+
+static void look(struct ptreclaim_watch *watch, struct sight *sight) {
     const uint64_t since = __atomic_load_n(&watch->held_since_ns, __ATOMIC_RELAXED);
     if (__atomic_load_n(&watch->state, __ATOMIC_ACQUIRE) == HELD
-        && ptreclaim_monotonic_nanoseconds() - since > longest_hold_ns
         // Another hold than the one whose beginning was read has begun later.
-        && __atomic_load_n(&watch->held_since_ns, __ATOMIC_RELAXED) == since
-        && move(watch, HELD, OPENED)) {
-        __atomic_fetch_add(&watch->opened_count, 1, __ATOMIC_RELAXED);
+        && __atomic_load_n(&watch->held_since_ns, __ATOMIC_RELAXED) == since) {
+        sight->looks = sight->since == since ? sight->looks + 1 : 1;
+        sight->since = since;
+        if (sight->looks >= 3 && ptreclaim_monotonic_nanoseconds() - since > longest_hold_ns
+            && move(watch, HELD, OPENED)) {
+            __atomic_fetch_add(&watch->opened_count, 1, __ATOMIC_RELAXED);
+        }
     }
     if (__atomic_load_n(&watch->state, __ATOMIC_ACQUIRE) == OPENED) {
         open_up(watch);
@@ -79,17 +90,23 @@ static void look(struct ptreclaim_watch *watch) {
 
 static void *watch_over(void *argument) {
     struct ptreclaim_watch *watch = argument;
-    __atomic_store_n(
-        &watch->tid, (uint32_t)ptreclaim_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0), __ATOMIC_RELEASE);
+    if (watch->thread_id) {
+        __atomic_store_n(watch->thread_id, ptreclaim_gettid(), __ATOMIC_RELEASE);
+    }
     ptreclaim_syscall(SYS_prctl, PR_SET_NAME, (long)"ptreclaim-watch", 0, 0, 0, 0);
+    struct sight sight = {0, 0};
     for (;;) {
         switch (__atomic_load_n(&watch->is_awake, __ATOMIC_ACQUIRE)) {
         case ASLEEP: ptreclaim_futex_wait(&watch->is_awake, ASLEEP, -1); break;
         case AWAKE:
             ptreclaim_futex_wait(&watch->is_awake, AWAKE, LOOK_MS);
-            look(watch);
+            look(watch, &sight);
             break;
-        default: return NULL;
+        default:
+            __atomic_store_n(&watch->is_awake, LEFT, __ATOMIC_RELEASE);
+            // Of an address, which may be nobody's by now.
+            ptreclaim_futex_wake(&watch->is_awake, 1);
+            return NULL;
         }
     }
 }
@@ -103,7 +120,13 @@ static void tell(struct ptreclaim_watch *watch, uint32_t state) {
 
 void ptreclaim_watch_wake(struct ptreclaim_watch *watch) { tell(watch, AWAKE); }
 void ptreclaim_watch_rest(struct ptreclaim_watch *watch) { tell(watch, ASLEEP); }
-void ptreclaim_watch_end(struct ptreclaim_watch *watch) { tell(watch, LEAVING); }
+
+void ptreclaim_watch_end(struct ptreclaim_watch *watch) {
+    tell(watch, LEAVING);
+    while (__atomic_load_n(&watch->is_awake, __ATOMIC_ACQUIRE) != LEFT) {
+        ptreclaim_futex_wait(&watch->is_awake, LEAVING, 100);
+    }
+}
 
 int ptreclaim_watch_start(struct ptreclaim_watch *watch) {
     return ptreclaim_start_thread(watch_over, watch, STACK_BYTES);

@@ -37,7 +37,7 @@ extension LiveSpace: ServedSpace {
 
     public var isTimeUp: Bool {
         guard let servable else { return false }
-        return ptreclaim_monotonic_nanoseconds() > servable.deadline
+        return ptreclaim_monotonic_nanoseconds() > servable.deadline || ptreclaim_must_leave()
     }
 
     private func find(in run: SpanRun, alsoMarked mark: UInt32) -> SpanRun? {

@@ -81,6 +81,17 @@ struct FixtureLibraries {
             ])
     }
 
+    /// A library that interposes mmap, munmap and madvise, and goes on to the next of each.
+    func wrapper() async throws -> URL {
+        try await compile("wrapper.c", as: "libwrapper.so", ["-fPIC", "-shared"])
+    }
+
+    /// An allocator with one lock, held while it maps and gives memory back.
+    func lockedMalloc() async throws -> URL {
+        try await compile(
+            "locked_malloc.c", as: "liblocked_malloc.so", ["-fPIC", "-shared", "-fno-builtin"])
+    }
+
     private func compile(
         _ source: String, as name: String, _ options: [String]
     ) async throws -> URL {

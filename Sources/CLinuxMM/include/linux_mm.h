@@ -123,6 +123,15 @@ static inline int ptreclaim_getpid(void) {
     return (int)ptreclaim_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0);
 }
 
+static inline int ptreclaim_gettid(void) {
+    return (int)ptreclaim_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0);
+}
+
+/// Whether this process has the thread. False only when the kernel has let go of all of it.
+static inline bool ptreclaim_has_thread(int thread) {
+    return ptreclaim_syscall(SYS_tgkill, ptreclaim_getpid(), thread, 0, 0, 0, 0) == 0;
+}
+
 // ---- PAGEMAP_SCAN, since 6.7 (include/uapi/linux/fs.h) ----------------------------------------
 
 #define PTRECLAIM_PAGE_IS_WPALLOWED (1u << 0)
@@ -357,12 +366,16 @@ long ptreclaim_self_vm_pte(void);
 /// The same, and by the same read how many threads the process has; 0 where that is not told.
 long ptreclaim_self_vm_pte_and_threads(uint32_t *threads);
 
-/// Whether the first thread of the process has left (pthread_exit in main). False where that cannot be
-/// read.
-bool ptreclaim_is_main_thread_gone(void);
+/// Whether the first thread of the process has left (pthread_exit in main), and how many threads there
+/// are, with it. `status_fd` is an open /proc/self/status. False where that cannot be read.
+bool ptreclaim_is_main_thread_gone(int status_fd, uint32_t *threads);
 
 /// Whether a seccomp filter watches the calling thread. True where that cannot be read.
 bool ptreclaim_has_seccomp_filter(void);
+
+/// How many seccomp filters watch a thread; `status_fd` is its open status. -errno where that cannot
+/// be read; 0 or 1 before Linux 5.9.
+long ptreclaim_seccomp_filter_count(int status_fd);
 
 /// An address on the stack of the calling thread.
 static inline uintptr_t ptreclaim_stack_address(void) {

@@ -28,7 +28,9 @@ struct ptreclaim_wiped_on_fork {
     uint32_t service_thread;
     uint32_t service_request;
     uint32_t service_answer;
-    uint32_t reclaimer; // the five words of the preload library's reclaimer.c
+    uint32_t reclaimer; // the eight words of the preload library's reclaimer.c
+    uint32_t must_leave;
+    uint32_t thread_id, watch_thread_id; // 0: there is none yet
     uint32_t is_needed;
     uint32_t has_candidates;
     uint32_t has_lost_candidates;
@@ -47,6 +49,12 @@ struct ptreclaim_live_state {
 
 /// The one instance of this process.
 struct ptreclaim_live_state *ptreclaim_live_state(void);
+
+/// Whether the reclaimer's thread is to end its pass, and itself.
+static inline bool ptreclaim_must_leave(void) {
+    struct ptreclaim_wiped_on_fork *wiped = ptreclaim_live_state()->wiped_on_fork;
+    return wiped && __atomic_load_n(&wiped->must_leave, __ATOMIC_ACQUIRE);
+}
 
 /// Maps `wiped_on_fork` once: one page. Returns 0 or -errno.
 int ptreclaim_map_wiped_on_fork(struct ptreclaim_live_state *state);

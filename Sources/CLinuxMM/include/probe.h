@@ -12,6 +12,16 @@ enum ptreclaim_fence_probe {
     PTRECLAIM_FENCE_SECCOMP,          // a filter answers, or kills
 };
 
+#include <stdbool.h>
+
+/// Runs `routine` in a plain copy of the process that ends without a signal to its parent, and without a
+/// core. Returns what it returned, at most 255; -1: it was killed, or could not be made.
+int ptreclaim_in_child(int (*routine)(void));
+
+/// Whether a file in memory is to be had without a seccomp filter that kills for it. Tries nothing where
+/// there is no filter.
+bool ptreclaim_probe_memfd(void);
+
 /// Tries what a fence needs. With a seccomp filter on, in a child: the filter may kill. The child
 /// raises no SIGCHLD, and is waited for.
 enum ptreclaim_fence_probe ptreclaim_probe_fence(void);

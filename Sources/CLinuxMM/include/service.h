@@ -30,6 +30,8 @@ struct ptreclaim_service {
     int pagemap;
     int maps;
     int userfaultfd;
+    int process_status; // /proc/self/status: of the first thread, whether it lives or not
+    int thread_status;  // /proc/thread-self/status
     bool has_tried_userfaultfd; // in this job
     bool has_met_forks;         // in this job: it has waited for them once, in vain
     bool is_probed;             // a child has tried what a seccomp filter might kill for

@@ -16,12 +16,12 @@
 
 struct ptreclaim_watch {
     uint32_t state;     // see watch.c
-    uint32_t is_awake;  // 0 nothing is held, 1 something may be, 2 the service thread leaves
+    uint32_t is_awake;  // see watch.c
+    uint32_t *_Nullable thread_id; // where the watchdog writes its own, before it does anything else
     uint64_t held_since_ns;
     uintptr_t first, last; // the spans
     int userfaultfd;       // -1: no fence can be up
     uint64_t opened_count;
-    uint32_t tid;          // of the watchdog
 };
 
 /// Starts the watchdog, on the service thread, whose descriptors it needs. Returns 0 or -errno.
@@ -31,7 +31,7 @@ int ptreclaim_watch_start(struct ptreclaim_watch *watch);
 void ptreclaim_watch_wake(struct ptreclaim_watch *watch);
 void ptreclaim_watch_rest(struct ptreclaim_watch *watch);
 
-/// The watchdog leaves, too.
+/// The watchdog leaves, too. Returns when it has nothing more to do with `watch`.
 void ptreclaim_watch_end(struct ptreclaim_watch *watch);
 
 /// From now on the spans `first ..< last` are held: whatever of them is claimed or fenced.

@@ -32,14 +32,15 @@
     X(unsupported_machine, "not Linux on x86-64 with 4 KiB pages") \
     X(no_userfaultfd, "no fence: userfaultfd needs CAP_SYS_PTRACE, vm.unprivileged_userfaultfd=1 or " \
       "access to /dev/userfaultfd") \
-    X(seccomp, "no fence: a seccomp filter forbids what it needs") \
+    X(seccomp, "a seccomp filter forbids what it needs") \
     X(no_pagemap_scan, "empty tables are not to be seen: no PAGEMAP_SCAN (Linux 6.7) or no procfs") \
     X(fence_backend, "behind a fence only MADV_DONTNEED frees tables safely, and here it frees none " \
       "(Linux 6.14)") \
     X(no_service_thread, "the service thread could not be started") \
     X(application_userfaultfd, "the application uses userfaultfd itself") \
     X(fence_opened, "the watchdog has opened a fence: fencing is over in this process") \
-    X(child, "switched off in children by PTRECLAIM_INHERIT=0")
+    X(child, "switched off in children by PTRECLAIM_INHERIT=0") \
+    X(first_thread, "the first thread has left: the process ends with its own last one")
 
 // Counters, all monotonic, all since this process got this page; by what counts them.
 //   X(field, meaning)
