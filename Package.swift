@@ -159,6 +159,13 @@ let package = Package(
         .executableTarget(
             name: "jemalloc-torture", dependencies: ["CJemalloc"], path: "Tests/Fixtures/Torture",
             cSettings: cSettings),
+        // The same for any allocator: these link none, so LD_PRELOAD chooses it. What they share with
+        // the two above are links.
+        .executableTarget(
+            name: "allocator-churn", path: "Benchmarks/AllocatorChurn", cSettings: cSettings),
+        .executableTarget(
+            name: "allocator-torture", path: "Tests/Fixtures/AllocatorTorture",
+            cSettings: cSettings),
         .executableTarget(
             name: "jemalloc-victim", dependencies: ["CJemalloc", "CStatsPage"],
             path: "Tests/Fixtures/Victim", cSettings: cSettings),

@@ -1,0 +1,1 @@
+../Churn/page_tables.c
