@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import ArgumentParser
 import Foundation
 
 struct HarnessError: Error, CustomStringConvertible {
@@ -7,15 +8,48 @@ struct HarnessError: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
+/// A mode of the preload library.
+enum Mode: String, CaseIterable, ExpressibleByArgument, Encodable {
+    case hooks
+    case madvise
+    case scan
+    case hooksAndScan = "hooks+scan"
+    case auto
+
+    /// The service thread frees in it, behind fences.
+    var isFenced: Bool { self != .hooks }
+}
+
 /// The preload library that is measured. SwiftPM does not build a dynamic product for an
 /// executable that does not link it, so this program builds it, always in release mode, beside
 /// the build it is part of: the lock on that one is held by `swift run` itself.
 struct Shim {
     let library: URL
+    /// PTRECLAIM_MODE; nil: the library's own choice.
+    var mode: Mode?
+    /// More of its settings.
+    var settings: [String: String] = [:]
+    /// Another library to preload: an allocator.
+    var allocator: String?
 
     static let packageRoot = URL(fileURLWithPath: #filePath)
         .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
     private static let scratch = packageRoot.appending(path: ".build/shim")
+
+    /// What a process needs to run with it.
+    var environment: [String: String] {
+        var environment = settings
+        environment["LD_PRELOAD"] = [library.path, allocator].compactMap { $0 }
+            .joined(separator: ":")
+        if let mode { environment["PTRECLAIM_MODE"] = mode.rawValue }
+        return environment
+    }
+
+    func `in`(_ mode: Mode?, settings: [String: String] = [:], over allocator: String? = nil)
+        -> Shim
+    {
+        Shim(library: library, mode: mode, settings: settings, allocator: allocator)
+    }
 
     /// Takes the library from PTRECLAIM_SHIM, or builds it.
     static func prepare() throws -> Shim {
