@@ -138,7 +138,7 @@ let package = Package(
         .executableTarget(
             name: "Benchmarks",
             dependencies: [
-                "ProcFS", "ReclaimCore", "CStatsPage",
+                "ProcFS", "ReclaimCore", "CStatsPage", "CLinuxMM",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
                 .product(name: "TextTable", package: "TextTable"),

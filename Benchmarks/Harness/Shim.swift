@@ -74,8 +74,10 @@ struct Shim {
             .appending(path: "jemalloc-churn")
     }
 
-    /// Returns the directory with the products.
+    /// Returns the directory with the products. Builds each once.
     static func build(product: String, what: String) throws -> URL {
+        let products = scratch.appending(path: "release")
+        guard Built.isFirst(product) else { return products }
         let arguments = [
             "swift", "build", "-c", "release", "--package-path", packageRoot.path,
             "--scratch-path", scratch.path, "--product", product,
@@ -86,8 +88,15 @@ struct Shim {
         guard result.status == 0 else {
             throw HarnessError("\(what) could not be built:\n\(result.output)")
         }
-        return scratch.appending(path: "release")
+        return products
     }
+}
+
+/// What this program has built so far. It has one thread.
+private enum Built {
+    nonisolated(unsafe) private static var products: Set<String> = []
+
+    static func isFirst(_ product: String) -> Bool { unsafe products.insert(product).inserted }
 }
 
 /// Other people's programs, run to their end.
