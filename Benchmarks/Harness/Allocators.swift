@@ -71,6 +71,7 @@ struct Allocators: ParsableCommand {
         try report.finish(
             options,
             note: "kB. Served: waste in spans that the mode may serve; the rest it may not touch."
+                + " The watermark is 32 kB, the target's, instead of 256."
         ) { rows in
             TextTable<WasteRow> { $0.columns }.print(rows)
         }
@@ -200,8 +201,14 @@ struct ChurnScale {
     var settleSeconds: Double { isQuick ? 6 : 40 }
     /// Between two rounds of deletion.
     var roundSeconds: Double { isQuick ? 0.25 : 0.5 }
-    /// Of the library: the default ones, or a tenth of every time.
+    /// Of the library: the default ones, or a tenth of every time. What the watermark leaves is as
+    /// much as the target allows.
     var settings: [String: String] {
-        isQuick ? ["PTRECLAIM_DELAY_MS": "100", "PTRECLAIM_BUDGET_PERCENT": "10"] : [:]
+        var settings = ["PTRECLAIM_WATERMARK_KB": "\(Allocators.wasteByteCountAllowed >> 10)"]
+        if isQuick {
+            settings["PTRECLAIM_DELAY_MS"] = "100"
+            settings["PTRECLAIM_BUDGET_PERCENT"] = "10"
+        }
+        return settings
     }
 }
