@@ -52,7 +52,8 @@ struct Modes: ParsableCommand {
                 commands += window.commandLines
                 for mode in [Mode.hooks, .madvise, .scan] where self.mode ?? mode == mode {
                     let result = try Speed.compare(
-                        .default, server: server, shim: shim.in(mode), window: window, pairs: pairs)
+                        .default, server: server, shim: shim.in(mode), window: window, pairs: pairs,
+                        name: "redis-server, jemalloc, \(mode.rawValue)")
                     rows.append(
                         Row(
                             program: "redis-server", allocator: .jemalloc, mode: mode,

@@ -74,7 +74,8 @@ struct Speed: ParsableCommand {
 
     /// Plays the windows on a server with `shim` and on one without.
     static func compare(
-        _ decay: Decay, server: String, shim: Shim, window: Window, pairs: Int
+        _ decay: Decay, server: String, shim: Shim, window: Window, pairs: Int,
+        name: String? = nil
     ) throws -> Result {
         let directory = try makeRunDirectory()
         var servers: [RedisServer] = []
@@ -93,7 +94,7 @@ struct Speed: ParsableCommand {
             _ = try window.run(on: server)
         }
         let decommitsBefore = try StatsPage.read(pid: servers[1].pid)["decommits"] ?? 0
-        let name = "decay \(decay.rawValue)" + (shim.mode.map { ", \($0.rawValue)" } ?? "")
+        let name = name ?? "decay \(decay.rawValue)" + (shim.mode.map { ", \($0.rawValue)" } ?? "")
         let result = try PairedRun(name: name, pairs: pairs).play { hasShim in
             try window.run(on: servers[hasShim ? 1 : 0])
         }
