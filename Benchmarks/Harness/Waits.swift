@@ -90,14 +90,19 @@ private struct Times: Encodable {
     let p99: UInt64
     let p999: UInt64
     let longest: UInt64
+    let countAboveAllowed: UInt64
 
     /// From `name NANOSECONDS:COUNT …`.
     init(_ line: String) {
         var histogram = Histogram<UInt64>(numberOfSignificantValueDigits: .three)
+        var above: UInt64 = 0
         for pair in line.split(separator: " ").dropFirst() {
             let words = pair.split(separator: ":").compactMap { UInt64($0) }
-            if words.count == 2 { histogram.record(words[0], count: words[1]) }
+            guard words.count == 2 else { continue }
+            histogram.record(words[0], count: words[1])
+            if Double(words[0]) > 1000 * Waits.microsecondsAllowed { above += words[1] }
         }
+        countAboveAllowed = above
         count = histogram.totalCount
         p50 = count > 0 ? histogram.valueAtPercentile(50) : 0
         p99 = count > 0 ? histogram.valueAtPercentile(99) : 0
@@ -194,6 +199,9 @@ private struct WaitRow: Encodable {
             time("p99", waits.p99, of: waits),
             time("p99.9", waits.p999, of: waits),
             time("max", waits.longest, of: waits),
+            number(
+                "> \(decimal(Waits.microsecondsAllowed, 0))",
+                waits.count > 0 ? "\(waits.countAboveAllowed)" : "-"),
             number("fences", hasShim ? "\(fences)" : "-"),
             number("met", hasShim ? "\(fencesMet)" : "-"),
             number("longest", hasShim ? microseconds(longestFenceNanoseconds) : "-"),
