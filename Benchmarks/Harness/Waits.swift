@@ -153,7 +153,9 @@ private struct WaitRow: Encodable {
         }
         guard hasShim else { return }
         let page = try StatsPage.read(pid: process.pid)
-        guard page.mode == "scan" else {
+        fencesOpened = page["fences_opened"] ?? 0
+        // The watchdog ends fencing where the service thread does not get on; that is a result.
+        guard page.mode == "scan" || fencesOpened > 0 else {
             let reasons = page.counters.filter { $0.isRefusal && $0.value > 0 }.map(\.meaning)
             throw HarnessError("no scan mode: \(reasons.joined(separator: "; "))")
         }
@@ -161,7 +163,6 @@ private struct WaitRow: Encodable {
         fencesMet = page["fences_met"] ?? 0
         longestFenceNanoseconds = page["fence_longest_ns"] ?? 0
         backOffs = page["back_offs"] ?? 0
-        fencesOpened = page["fences_opened"] ?? 0
         tablesFreed = page["tables_freed"] ?? 0
         let middle = samples.count / 10 + 1
         if samples.count > middle, let first = samples.first, let last = samples.last {
@@ -210,6 +211,15 @@ private struct WaitRow: Encodable {
     }
 
     var verdicts: [Verdict] {
+        guard fencesOpened == 0 else {
+            return [
+                Verdict(
+                    target: "\(scenario): no fence that is held for 100 ms", status: .failed,
+                    measured: "the watchdog has opened one after \(fences), and ended fencing: "
+                        + "the service thread did not get on; longest "
+                        + "\(microseconds(longestFenceNanoseconds)) us")
+            ]
+        }
         let measured =
             "p99.9 \(microseconds(waits.p999)) us of \(waits.count) waits, longest "
             + "\(microseconds(waits.longest)); of all writes \(microseconds(touches.p999)) us"
