@@ -14,6 +14,7 @@
 //       one line, and lets somebody else measure it from outside.
 //
 // With --background-release a thread asks ten times a second instead. Which call asks: release.c.
+// tcmalloc also gives back while blocks are freed (TCMALLOC_RELEASE_RATE); what asks does not.
 // Exit status: 0 done, 1 a byte was wrong or a call failed, 2 usage, 3 more waste than allowed.
 
 #include <inttypes.h>

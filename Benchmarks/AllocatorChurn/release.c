@@ -8,16 +8,18 @@
 #include <stddef.h>
 
 static struct {
-    void (*mark_thread_idle)(void);      // MallocExtension_MarkThreadIdle
-    void (*tcmalloc_release)(void);      // MallocExtension_ReleaseFreeMemory
-    void (*mimalloc_collect)(bool);      // mi_collect
+    void (*mark_thread_idle)(void); // MallocExtension_MarkThreadIdle
+    void (*tcmalloc_release)(void); // MallocExtension_ReleaseFreeMemory
+    void (*mimalloc_collect)(bool); // mi_collect
     int (*jemalloc_control)(const char *, void *, size_t *, void *, size_t); // mallctl
 } found;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /// POSIX lets a `void *` of dlsym be a function; C17 knows no such conversion.
-static void find(const char *name, void *function) { *(void **)function = dlsym(RTLD_DEFAULT, name); }
+static void find(const char *name, void *function) {
+    *(void **)function = dlsym(RTLD_DEFAULT, name);
+}
 
 static void find_all(void) {
     find("MallocExtension_MarkThreadIdle", &found.mark_thread_idle);

@@ -6,8 +6,9 @@
 //   allocator-torture [--threads N] [--seconds S] [--seed N] [--fork] [--mappings] [--hold BYTES]
 //
 // N threads allocate, check and free, and ask the allocator now and then to give back all it can,
-// so that it purges while others write. With --mappings, as many threads again change mappings of
-// their own, the one half, or write to empty spans, the other. With --fork, children look at all they can, and change it.
+// so that it purges while others write. With --mappings, as many threads again: one half changes
+// mappings of its own, the other writes to empty spans, whose tables are still there. With --fork,
+// children look at all they can, and change their copy.
 // --hold limits the bytes that are allocated at a time.
 // Exit status: 0 right, 1 wrong bytes or a call refused, 2 usage, 3 a thread or a child hung.
 

@@ -57,13 +57,14 @@ struct area {
 
 enum kind {
     WRITE, DROP, LAZY_FREE, CHECK, UNMAP, UNMAP_NOREPLACE, REPLACE, PROTECT, SHRINK, MOVE, SHARE,
-    KERNEL_WRITE, KERNEL_READ, EMPTY, TAKEN, KIND_COUNT
+    KERNEL_WRITE, KERNEL_READ, EMPTY, VACATE, TAKEN, KIND_COUNT
 };
 
 static const char *const kind_names[KIND_COUNT] = {
     "page writes", "drops", "lazy frees", "checks", "unmaps, MAP_FIXED",
     "unmaps, MAP_FIXED_NOREPLACE", "replacements", "protections", "shrinks", "moves",
-    "shared mappings", "kernel writes", "kernel reads", "spans made empty", "places taken",
+    "shared mappings", "kernel writes", "kernel reads", "spans made empty", "areas made empty",
+    "places taken",
 };
 
 static struct area *changing, *sparse; // CHANGING_AREAS, and one, for each thread
@@ -434,10 +435,41 @@ static void choose_range(const struct area *area, uint64_t *state, size_t *first
     }
 }
 
+/// Empties all of it and lets the tables stay, as no call drops a whole span; then, as a fence may
+/// come at any moment, changes a part and writes there at once.
+static void empty_and_change(struct area *area, size_t first, size_t count, uint64_t *state) {
+    if (area->shared_page_count) {
+        replace(area, 0, area->page_count);
+    }
+    for (size_t page = 0; page < area->page_count; page += PAGES_PER_SPAN / 2) {
+        write_page(area, page);
+        drop(area, page, PAGES_PER_SPAN / 2);
+    }
+    count_one(VACATE);
+    pause_briefly(state);
+    for (int i = 0; i < 4; i++) {
+        if (next(state) % 2) {
+            replace(area, first, count);
+        } else {
+            unmap_and_map(area, first, count, state);
+        }
+        for (int j = 0; j < 4; j++) {
+            write_page(area, first + next(state) % count);
+        }
+        pause_briefly(state);
+        check_pages("new mapping", area, first, count);
+        drop(area, first, (count + 1) / 2);
+    }
+}
+
 static void change(struct area *area, uint64_t *state) {
     size_t first, count;
     choose_range(area, state, &first, &count);
-    const unsigned choice = next(state) % 64;
+    const unsigned choice = next(state) % 72;
+    if (choice >= 64) {
+        empty_and_change(area, first, count, state);
+        return;
+    }
     if (choice < 20) {
         const size_t stride = 1 + next(state) % 32;
         for (size_t page = first; page < first + count; page += stride) {
