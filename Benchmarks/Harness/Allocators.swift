@@ -135,6 +135,10 @@ struct WasteRow: Encodable {
                 untouchable[reason] = UInt(count) * 4096
             }
         }
+        if untouchable.isEmpty, let reclaimable = census.tables.reclaimable, empty > reclaimable {
+            // Nobody was asked, or said nothing: at least this can be seen from outside.
+            untouchable["crossesVMA"] = UInt(empty - reclaimable) * 4096
+        }
         let upper = waste > UInt(empty) * 4096 ? waste - UInt(empty) * 4096 : 0
         if upper > 0 { untouchable["upperTables"] = upper }
         self.untouchable = untouchable
