@@ -21,6 +21,9 @@ struct Waits: ParsableCommand {
     @Option(help: "Seconds of each run.")
     var seconds = 20
 
+    @Option(help: "Threads that touch at once; as many as cores, if not given.")
+    var threads: Int?
+
     static let microsecondsAllowed = 150.0
 
     /// No delay between passes, and nothing that would keep one from freeing.
@@ -35,12 +38,14 @@ struct Waits: ParsableCommand {
         let maps: Bool
         let isCounted: Bool
 
-        static var all: [Scenario] {
+        /// - Parameter threads: of the second one.
+        static func all(threads: Int?) -> [Scenario] {
             let cores = ProcessInfo.processInfo.activeProcessorCount
+            let threads = threads ?? cores
             return [
                 Scenario(name: "idle", threads: 1, maps: false, isCounted: true),
                 Scenario(
-                    name: "\(cores) threads, \(cores) cores", threads: cores, maps: false,
+                    name: "\(threads) threads, \(cores) cores", threads: threads, maps: false,
                     isCounted: true),
                 Scenario(
                     name: "beside 256 MiB mapped and unmapped", threads: 1, maps: true,
@@ -54,16 +59,19 @@ struct Waits: ParsableCommand {
     }
 
     func run() throws {
-        guard seconds >= 1 else { throw ValidationError("--seconds must be 1 or more") }
+        guard seconds >= 1, threads ?? 1 >= 1 else {
+            throw ValidationError("--seconds and --threads must be 1 or more")
+        }
         let shim = try Shim.prepare().in(.scan, settings: Self.settings)
         let program = try Shim.build(product: "fence-waits", what: "fence-waits")
             .appending(path: "fence-waits").path
         let machine = Machine.current()
+        let scenarios = Scenario.all(threads: threads)
         let length = options.quick ? 3 : seconds
         var rows: [WaitRow] = []
         var commands: [String] = []
-        for (index, scenario) in Scenario.all.enumerated() {
-            Progress.show(index, of: Scenario.all.count, scenario.name)
+        for (index, scenario) in scenarios.enumerated() {
+            Progress.show(index, of: scenarios.count, scenario.name)
             let command = [program] + scenario.arguments(seconds: length)
             rows.append(try WaitRow(scenario, command, environment: [:], hasShim: false))
             rows.append(
