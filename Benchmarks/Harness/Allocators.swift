@@ -22,12 +22,15 @@ struct Allocators: ParsableCommand {
     @Option(help: "Only this allocator.")
     var allocator: Allocator?
 
+    @Option(help: "PTRECLAIM_WATERMARK_KB of the scan mode. The library's own is 256.")
+    var watermarkKB = Int(Self.wasteByteCountAllowed >> 10)
+
     static let wastePercentAllowed = 2.0
     static let wasteByteCountAllowed: UInt = 32 << 10
     static let plainWastePercentWanted = 20.0
 
     private func groups(shim: Shim) -> [any ProgramUnderChurn] {
-        let scale = ChurnScale(isQuick: options.quick)
+        let scale = ChurnScale(isQuick: options.quick, watermarkKB: watermarkKB)
         var groups: [any ProgramUnderChurn] = [RedisChurn(shim: shim, scale: scale)]
         for allocator in Allocator.allCases {
             groups.append(AllocatorChurn(allocator: allocator, shim: shim, scale: scale))
@@ -71,7 +74,7 @@ struct Allocators: ParsableCommand {
         try report.finish(
             options,
             note: "kB. Served: waste in spans that the mode may serve; the rest it may not touch."
-                + " The watermark is 32 kB, the target's, instead of 256."
+                + " The watermark is \(watermarkKB) kB; the library's own is 256."
         ) { rows in
             TextTable<WasteRow> { $0.columns }.print(rows)
         }
@@ -200,15 +203,15 @@ struct WasteRow: Encodable {
 /// How much, and how long.
 struct ChurnScale {
     let isQuick: Bool
+    let watermarkKB: Int
 
     /// Behind the last deletion. A scan that finds nothing pauses up to 16 times the delay.
     var settleSeconds: Double { isQuick ? 6 : 40 }
     /// Between two rounds of deletion.
     var roundSeconds: Double { isQuick ? 0.25 : 0.5 }
-    /// Of the library: the default ones, or a tenth of every time. What the watermark leaves is as
-    /// much as the target allows.
+    /// Of the library: the default ones but for the watermark, or a tenth of every time.
     var settings: [String: String] {
-        var settings = ["PTRECLAIM_WATERMARK_KB": "\(Allocators.wasteByteCountAllowed >> 10)"]
+        var settings = ["PTRECLAIM_WATERMARK_KB": "\(watermarkKB)"]
         if isQuick {
             settings["PTRECLAIM_DELAY_MS"] = "100"
             settings["PTRECLAIM_BUDGET_PERCENT"] = "10"
