@@ -145,7 +145,7 @@ let package = Package(
         .executableTarget(
             name: "Benchmarks",
             dependencies: [
-                "ProcFS", "ReclaimCore",
+                "ProcFS", "ReclaimCore", "CStatsPage", "CLinuxMM",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
                 .product(name: "TextTable", package: "TextTable"),
@@ -154,6 +154,13 @@ let package = Package(
         .executableTarget(
             name: "call-cost", dependencies: ["PTReclaim", "LiveSpace", "ReclaimCore", "CLinuxMM"],
             path: "Benchmarks/Call", swiftSettings: hostSettings),
+        // The same for a pass of the service thread: the shim's own sources (links), one module as
+        // in the shim, but with the Swift runtime.
+        .executableTarget(
+            name: "scan-cost", dependencies: ["CLinuxMM"], path: "Benchmarks/Scan",
+            swiftSettings: hostSettings + [
+                .define("SHIM_SINGLE_MODULE"), .unsafeFlags(["-wmo"]),
+            ]),
         // Built in release mode, too: how fast the model is.
         .executableTarget(
             name: "model-speed", dependencies: ["PageTableModel", "ReclaimCore", "CLinuxMM"],
@@ -166,6 +173,11 @@ let package = Package(
         .executableTarget(
             name: "jemalloc-torture", dependencies: ["CJemalloc"], path: "Tests/Fixtures/Torture",
             cSettings: cSettings),
+        // Victims of the scan mode: one that waits at fences, one that has memory and does nothing.
+        .executableTarget(
+            name: "fence-waits", path: "Benchmarks/Waits", cSettings: cSettings),
+        .executableTarget(
+            name: "idle-space", path: "Benchmarks/Space", cSettings: cSettings),
         // The same for any allocator: these link none, so LD_PRELOAD chooses it. What they share with
         // the two above are links.
         .executableTarget(

@@ -2,7 +2,6 @@
 
 import ArgumentParser
 import Foundation
-import Histogram
 import TextTable
 
 struct Call: ParsableCommand {
@@ -30,12 +29,13 @@ struct Call: ParsableCommand {
         }
         let program = try Shim.build(product: "call-cost", what: "call-cost")
             .appending(path: "call-cost")
-        var results = Results()
+        var results = CostResults()
         let modes = ["fenced", "dontneed", "remap", "one-cpu", "any-cpu"]
         for round in 0..<processes {
             for (index, mode) in modes.enumerated() {
                 Progress.show(round * modes.count + index, of: processes * modes.count, mode)
-                try results.add(Tool.run(program.path, [mode, "\(samples)"]), mode)
+                try results.add(
+                    Tool.run(program.path, [mode, "\(samples)"]), of: "call-cost", mode)
             }
         }
         Progress.end()
@@ -63,7 +63,7 @@ struct Call: ParsableCommand {
         table.print(rows.filter { $0.ratio != nil })
     }
 
-    private static func verdicts(_ results: Results) -> [Verdict] {
+    private static func verdicts(_ results: CostResults) -> [Verdict] {
         var verdicts = results.skipped.map { mode, reason in
             Verdict(target: mode, status: .skipped, measured: reason)
         }
@@ -107,58 +107,5 @@ struct Call: ParsableCommand {
             status: beyond <= sparseMillisecondsAllowed ? .passed : .failed,
             measured: "\(decimal(beyond, 2)) ms; the call \(decimal(row.median("call") / 1e6, 2)) "
                 + "ms, the frees alone \(decimal(row.median("free") / 1e6, 2)) ms")
-    }
-}
-
-/// All series of one name and parameter, over all processes.
-private struct CostRow {
-    let name: String
-    let parameter: String
-    var series: [String: [UInt64]] = [:]
-
-    /// Nil where there is nothing to compare.
-    var ratio: RatioEstimate? {
-        guard let call = series["call"], let bare = series["bare"] else { return nil }
-        return RatioEstimate(zip(call, bare).map { Double($0) / Double($1) })
-    }
-
-    func median(_ name: String) -> Double {
-        Double(histogram(name).valueAtPercentile(50))
-    }
-
-    /// In microseconds.
-    func quantile(_ name: String, _ quantile: Double) -> String {
-        decimal(Double(histogram(name).valueAtPercentile(100 * quantile)) / 1000, 1)
-    }
-
-    private func histogram(_ name: String) -> Histogram<UInt64> {
-        var histogram = Histogram<UInt64>(numberOfSignificantValueDigits: .three)
-        for value in series[name] ?? [] { histogram.record(value) }
-        return histogram
-    }
-}
-
-private struct Results {
-    private(set) var rows: [CostRow] = []
-    private(set) var skipped: [String: String] = [:]
-
-    /// Adds what one process printed.
-    mutating func add(_ result: (status: Int32, output: String), _ mode: String) throws {
-        guard result.status == 0 else {
-            throw HarnessError("call-cost \(mode) failed (\(result.status)): \(result.output)")
-        }
-        for line in result.output.split(separator: "\n") {
-            let fields = line.split(separator: "\t").map(String.init)
-            if fields.count == 2, fields[0] == "skipped" { skipped[mode] = fields[1] }
-            guard fields.count == 4 else { continue }
-            let values = fields[3].split(separator: " ").compactMap { UInt64($0) }
-            let index = rows.firstIndex { $0.name == fields[0] && $0.parameter == fields[1] }
-            if let index {
-                rows[index].series[fields[2], default: []] += values
-            } else {
-                rows.append(
-                    CostRow(name: fields[0], parameter: fields[1], series: [fields[2]: values]))
-            }
-        }
     }
 }

@@ -10,7 +10,10 @@ struct Benchmarks: ParsableCommand {
         commandName: "Benchmarks",
         abstract: "Shows what the preload library does for servers with jemalloc."
             + " Without a subcommand: churn.",
-        subcommands: [Churn.self, Variants.self, Speed.self, Idle.self, Call.self, Model.self],
+        subcommands: [
+            Churn.self, Variants.self, Speed.self, Idle.self, Call.self, Model.self, Scan.self,
+            Waits.self, IdleScan.self, Allocators.self, Modes.self, RSS.self,
+        ],
         defaultSubcommand: Churn.self)
 }
 

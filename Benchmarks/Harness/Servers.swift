@@ -66,7 +66,7 @@ enum Configuration: String, CaseIterable {
         switch self {
         case .plain: break
         case .retainOff: options.append("retain:false")
-        case .shim: environment["LD_PRELOAD"] = shim.library.path
+        case .shim: environment = shim.environment
         }
         if !options.isEmpty {
             // A jemalloc that redis brings along may have been built with the prefix.
@@ -223,11 +223,9 @@ final class EmbeddedChurn: ChurnTarget {
     let commandLine: String
     let jemallocVersion: String
     var betweenBatches: () -> Void = {}
-    private let process = Process()
-    private let input = Pipe()
-    private let output = Pipe()
+    private let process: DrivenProcess
 
-    var pid: Int32 { process.processIdentifier }
+    var pid: Int32 { process.pid }
 
     init(
         _ configuration: Configuration, executable: URL, shim: Shim, mallocOptions: String?,
@@ -237,45 +235,12 @@ final class EmbeddedChurn: ChurnTarget {
         let environment = configuration.environment(shim: shim, extra: mallocOptions)
         let arguments = ["--driven", "--seed", String(seed)]
         commandLine = RedisServer.line(environment, [executable.path] + arguments)
-        process.executableURL = executable
-        process.arguments = arguments
-        process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
-        process.standardInput = input
-        process.standardOutput = output
-        try process.run()
-        let ready = Self.readLine(from: output.fileHandleForReading) {}
-        guard ready.hasPrefix("ready ") else {
-            throw HarnessError("\(executable.path) did not come up: \(ready)")
-        }
-        jemallocVersion = String(ready.dropFirst("ready ".count))
-    }
-
-    private static func readLine(from handle: FileHandle, meanwhile: () -> Void) -> String {
-        var line = ""
-        while !line.hasSuffix("\n") {
-            guard isReadable(handle.fileDescriptor, within: 100) else {
-                meanwhile()
-                continue
-            }
-            let data = handle.availableData
-            if data.isEmpty { break }
-            line += String(decoding: data, as: UTF8.self)
-        }
-        return String(line.prefix { $0 != "\n" })
+        process = try DrivenProcess([executable.path] + arguments, environment: environment)
+        jemallocVersion = process.greeting
     }
 
     private func ask(_ command: String) throws -> Work {
-        try input.fileHandleForWriting.write(contentsOf: Data((command + "\n").utf8))
-        let reply = Self.readLine(from: output.fileHandleForReading, meanwhile: betweenBatches)
-        let words = reply.split(separator: " ")
-        guard words.count == 3, words[0] == "ok", let count = Int(words[1]),
-            let nanoseconds = Double(words[2])
-        else {
-            throw HarnessError("jemalloc-churn (\(configuration.rawValue)), \(command): \(reply)")
-        }
-        var work = Work()
-        work.add(operations: count, seconds: nanoseconds / 1e9)
-        return work
+        try process.work(command, meanwhile: betweenBatches)
     }
 
     func populate(_ plan: ChurnPlan) throws -> Work {
@@ -297,8 +262,5 @@ final class EmbeddedChurn: ChurnTarget {
 
     func forkMicroseconds() throws -> Int? { nil }
 
-    func stop() {
-        try? input.fileHandleForWriting.close()
-        process.waitUntilExit()
-    }
+    func stop() { process.stop() }
 }

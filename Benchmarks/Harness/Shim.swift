@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import ArgumentParser
 import Foundation
 
 struct HarnessError: Error, CustomStringConvertible {
@@ -7,15 +8,48 @@ struct HarnessError: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
+/// A mode of the preload library.
+enum Mode: String, CaseIterable, ExpressibleByArgument, Encodable {
+    case hooks
+    case madvise
+    case scan
+    case hooksAndScan = "hooks+scan"
+    case auto
+
+    /// The service thread frees in it, behind fences.
+    var isFenced: Bool { self != .hooks }
+}
+
 /// The preload library that is measured. SwiftPM does not build a dynamic product for an
 /// executable that does not link it, so this program builds it, always in release mode, beside
 /// the build it is part of: the lock on that one is held by `swift run` itself.
 struct Shim {
     let library: URL
+    /// PTRECLAIM_MODE; nil: the library's own choice.
+    var mode: Mode?
+    /// More of its settings.
+    var settings: [String: String] = [:]
+    /// Another library to preload: an allocator.
+    var allocator: String?
 
     static let packageRoot = URL(fileURLWithPath: #filePath)
         .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
     private static let scratch = packageRoot.appending(path: ".build/shim")
+
+    /// What a process needs to run with it.
+    var environment: [String: String] {
+        var environment = settings
+        environment["LD_PRELOAD"] = [library.path, allocator].compactMap { $0 }
+            .joined(separator: ":")
+        if let mode { environment["PTRECLAIM_MODE"] = mode.rawValue }
+        return environment
+    }
+
+    func `in`(_ mode: Mode?, settings: [String: String] = [:], over allocator: String? = nil)
+        -> Shim
+    {
+        Shim(library: library, mode: mode, settings: settings, allocator: allocator)
+    }
 
     /// Takes the library from PTRECLAIM_SHIM, or builds it.
     static func prepare() throws -> Shim {
@@ -40,8 +74,10 @@ struct Shim {
             .appending(path: "jemalloc-churn")
     }
 
-    /// Returns the directory with the products.
+    /// Returns the directory with the products. Builds each once.
     static func build(product: String, what: String) throws -> URL {
+        let products = scratch.appending(path: "release")
+        guard Built.isFirst(product) else { return products }
         let arguments = [
             "swift", "build", "-c", "release", "--package-path", packageRoot.path,
             "--scratch-path", scratch.path, "--product", product,
@@ -52,8 +88,15 @@ struct Shim {
         guard result.status == 0 else {
             throw HarnessError("\(what) could not be built:\n\(result.output)")
         }
-        return scratch.appending(path: "release")
+        return products
     }
+}
+
+/// What this program has built so far. It has one thread.
+private enum Built {
+    nonisolated(unsafe) private static var products: Set<String> = []
+
+    static func isFirst(_ product: String) -> Bool { unsafe products.insert(product).inserted }
 }
 
 /// Other people's programs, run to their end.

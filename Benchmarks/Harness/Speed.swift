@@ -21,18 +21,18 @@ struct Speed: ParsableCommand {
     @Option(help: "Only this decay: default or 0. Both, if not given.")
     var decay: Decay?
 
+    @Option(help: "The library's mode; auto, if not given.")
+    var mode: Mode?
+
     @Option(help: "Requests in a window, in thousands.")
     var kilorequests = 800
 
     @Flag(help: "Print one JSON document instead of text.")
     var json = false
 
-    static let cpuAllowed = 1.01
-    static let rateWanted = 0.99
-    private static let leastPairCount = 6
-
     struct Result: Encodable {
         let decay: String
+        let mode: String
         let cpu: RatioEstimate
         let rate: RatioEstimate
         let purgesPerSecond: Double
@@ -50,7 +50,7 @@ struct Speed: ParsableCommand {
         guard pairs >= 3 else { throw ValidationError("--pairs must be 3 or more") }
         guard let server = Tool.find("redis-server"), let client = Tool.find("redis-benchmark")
         else { throw HarnessError("redis-server and redis-benchmark are needed") }
-        let shim = try Shim.prepare()
+        let shim = try Shim.prepare().in(mode)
         let machine = Machine.current()
         let window = Window(client: client, requestCount: kilorequests * 1000)
         if !json {
@@ -59,7 +59,8 @@ struct Speed: ParsableCommand {
             flushOutput()
         }
         let results = try (decay.map { [$0] } ?? Decay.allCases).map { decay in
-            let result = try compare(decay, server: server, shim: shim, window: window)
+            let result = try Self.compare(
+                decay, server: server, shim: shim, window: window, pairs: pairs)
             if !json { Self.show(result) }
             return result
         }
@@ -71,73 +72,37 @@ struct Speed: ParsableCommand {
         if verdicts.contains(where: { $0.status != .passed }) { throw ExitCode.failure }
     }
 
-    private func compare(
-        _ decay: Decay, server: String, shim: Shim, window: Window
+    /// Plays the windows on a server with `shim` and on one without.
+    static func compare(
+        _ decay: Decay, server: String, shim: Shim, window: Window, pairs: Int,
+        name: String? = nil
     ) throws -> Result {
         let directory = try makeRunDirectory()
         var servers: [RedisServer] = []
         defer { for server in servers { server.stop() } }
+        let mode = shim.mode?.rawValue ?? "auto"
         for configuration in [Configuration.plain, .shim] {
+            let name = "\(decay.rawValue)-\(mode)-\(configuration.rawValue)"
             servers.append(
                 try RedisServer(
                     configuration, executable: server, shim: shim,
-                    mallocOptions: decay.mallocOptions,
-                    in: directory.appending(path: "\(decay.rawValue)-\(configuration.rawValue)")))
+                    mallocOptions: decay.mallocOptions, in: directory.appending(path: name)))
         }
         Progress.show(0, of: pairs, "warming up")
         for server in servers {
             try window.warmUp(server)
             _ = try window.run(on: server)
         }
-        var cpuRatios: [Double] = []
-        var rateRatios: [Double] = []
         let decommitsBefore = try StatsPage.read(pid: servers[1].pid)["decommits"] ?? 0
-        var shimSeconds = 0.0
-        while cpuRatios.count < pairs {
-            // A B, B A, A B, …: what drifts falls on both alike.
-            let shimFirst = cpuRatios.count % 2 == 1
-            var figures: [Configuration: Window.Figures] = [:]
-            for server in shimFirst ? servers.reversed() : servers {
-                figures[server.configuration] = try window.run(on: server)
-            }
-            guard let plain = figures[.plain], let shim = figures[.shim] else { continue }
-            cpuRatios.append(shim.cpuPerRequest / plain.cpuPerRequest)
-            rateRatios.append(shim.requestsPerSecond / plain.requestsPerSecond)
-            shimSeconds += shim.seconds
-            let cpu = RatioEstimate(cpuRatios)
-            Progress.show(
-                cpuRatios.count, of: pairs,
-                "decay \(decay.rawValue): CPU shim / plain \(cpu?.text ?? "")")
-            if cpuRatios.count >= Self.leastPairCount, cpu?.isResolved == true,
-                RatioEstimate(rateRatios)?.isResolved == true
-            {
-                break
-            }
-        }
-        Progress.end()
-        guard let cpu = RatioEstimate(cpuRatios), let rate = RatioEstimate(rateRatios) else {
-            throw HarnessError("too few pairs")
+        let name = name ?? "decay \(decay.rawValue)" + (shim.mode.map { ", \($0.rawValue)" } ?? "")
+        let result = try PairedRun(name: name, pairs: pairs).play { hasShim in
+            try window.run(on: servers[hasShim ? 1 : 0])
         }
         let decommits = (try StatsPage.read(pid: servers[1].pid)["decommits"] ?? 0)
         return Result(
-            decay: decay.rawValue, cpu: cpu, rate: rate,
-            purgesPerSecond: Double(decommits - decommitsBefore) / shimSeconds,
-            verdicts: [
-                Self.verdict(
-                    "decay \(decay.rawValue): CPU per operation, shim / plain, at most 1.01", cpu,
-                    isMet: cpu.mean <= Self.cpuAllowed),
-                Self.verdict(
-                    "decay \(decay.rawValue): requests per second, shim / plain, at least 0.99",
-                    rate, isMet: rate.mean >= Self.rateWanted),
-            ])
-    }
-
-    private static func verdict(_ target: String, _ ratio: RatioEstimate, isMet: Bool) -> Verdict {
-        let status: Verdict.Status =
-            !ratio.isResolved ? .notResolved : isMet ? .passed : .failed
-        return Verdict(
-            target: target, status: status,
-            measured: "\(ratio.text), 95 %, \(ratio.pairCount) pairs")
+            decay: decay.rawValue, mode: mode, cpu: result.cpu, rate: result.rate,
+            purgesPerSecond: Double(decommits - decommitsBefore) / result.shimSeconds,
+            verdicts: result.verdicts(name))
     }
 
     private static func show(_ result: Result) {
@@ -152,12 +117,6 @@ struct Speed: ParsableCommand {
 struct Window {
     let client: String
     let requestCount: Int
-
-    struct Figures {
-        let requestsPerSecond: Double
-        let cpuPerRequest: Double
-        let seconds: Double
-    }
 
     /// Sets of two sizes and a delete churn, over the same million of keys.
     private var parts: [[String]] {
@@ -183,7 +142,7 @@ struct Window {
         guard result.status == 0 else { throw HarnessError("redis-benchmark: \(result.output)") }
     }
 
-    func run(on server: RedisServer) throws -> Figures {
+    func run(on server: RedisServer) throws -> PairedRun.Figures {
         let before = try ProcessStatus.read(pid: server.pid).cpuSeconds
         var seconds = 0.0
         for part in parts {
@@ -197,7 +156,7 @@ struct Window {
         }
         let cpu = try ProcessStatus.read(pid: server.pid).cpuSeconds - before
         let count = Double(requestCount / 4 * parts.count)
-        return Figures(
-            requestsPerSecond: count / seconds, cpuPerRequest: cpu / count, seconds: seconds)
+        return PairedRun.Figures(
+            operationsPerSecond: count / seconds, cpuPerOperation: cpu / count, seconds: seconds)
     }
 }

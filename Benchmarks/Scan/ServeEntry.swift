@@ -1,0 +1,1 @@
+../../Shim/Core/ServeEntry.swift
