@@ -27,7 +27,6 @@ let shimCoreSettings: [SwiftSetting] = [
     .enableExperimentalFeature("Embedded"),
     .define("SHIM_SINGLE_MODULE"),
     .unsafeFlags(["-wmo", "-Xfrontend", "-no-allocations"]),
-    .unsafeFlags(["-Osize"], .when(configuration: .release)),
 ]
 
 let cSettings: [CSetting] = [
@@ -42,7 +41,7 @@ let libraryCSettings: [CSetting] = [
         "-ftls-model=initial-exec", "-fno-stack-protector",
     ]),
     // Small: it is mapped into every process of a server.
-    .unsafeFlags(["-Os"], .when(configuration: .release)),
+    .unsafeFlags(["-Oz"], .when(configuration: .release)),
 ]
 
 /// `nodelete`: a thread of ours sleeps in the library's code, and glibc's setuid wakes every thread.

@@ -152,7 +152,8 @@ struct WasteRow: Encodable {
         do {
             let page = try StatsPage.read(pid: pid)
             guard page.mode != "off" || mode == .auto else {
-                let reasons = page.counters.filter { $0.isRefusal && $0.value > 0 }.map(\.meaning)
+                let reasons = page.counters.filter { $0.group == .refusal && $0.value > 0 }.map(
+                    \.meaning)
                 throw HarnessError("process \(pid): off: \(reasons.joined(separator: "; "))")
             }
             return page

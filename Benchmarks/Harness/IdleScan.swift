@@ -106,7 +106,8 @@ struct IdleScan: ParsableCommand {
             page = try StatsPage.read(pid: pid)
             cpuSeconds = try ProcessStatus.read(pid: pid).cpuSeconds
             guard page.mode != "off" else {
-                let reasons = page.counters.filter { $0.isRefusal && $0.value > 0 }.map(\.meaning)
+                let reasons = page.counters.filter { $0.group == .refusal && $0.value > 0 }.map(
+                    \.meaning)
                 throw HarnessError("the library is off: \(reasons.joined(separator: "; "))")
             }
         }
