@@ -158,7 +158,7 @@ let package = Package(
         .executableTarget(
             name: "scan-cost", dependencies: ["CLinuxMM"], path: "Benchmarks/Scan",
             swiftSettings: hostSettings + [
-                .define("SHIM_SINGLE_MODULE"), .unsafeFlags(["-wmo"]),
+                .define("SHIM_SINGLE_MODULE")
             ]),
         // Built in release mode, too: how fast the model is.
         .executableTarget(
