@@ -8,8 +8,8 @@
 // a signal handler, in a forked child. So nothing here allocates, locks, or looks up a symbol; the
 // calls are raw. libc's own calls of these functions do not come here.
 //
-// Not here: shmdt unmaps only what shmat mapped, and that is never counted, nor where it is moved; posix_madvise of glibc
-// ignores the one advice that gives memory back.
+// Not here: shmdt unmaps only what shmat mapped, and that is never counted, nor where it is moved;
+// posix_madvise of glibc ignores the one advice that gives memory back.
 
 #include "extent_hooks.h"
 #include "interpose.h"
@@ -41,7 +41,9 @@ __attribute__((used)) static long as_libc(long result) {
     return result;
 }
 
-static uintptr_t page_up(uintptr_t address) { return (address + PAGE_MASK) & ~(uintptr_t)PAGE_MASK; }
+static uintptr_t page_up(uintptr_t address) {
+    return (address + PAGE_MASK) & ~(uintptr_t)PAGE_MASK;
+}
 
 /// A range as the layout takes it: whole pages, without overflow; empty where it makes no sense.
 struct range {
@@ -193,7 +195,8 @@ mremap(void *old_address, size_t old_count, size_t new_count, int flags, ...) {
         remap((uintptr_t)old_address, old_count, new_count, flags, (uintptr_t)new_address));
 }
 
-static long remap_pages(uintptr_t address, size_t byte_count, int protection, size_t page, int flags) {
+static long
+remap_pages(uintptr_t address, size_t byte_count, int protection, size_t page, int flags) {
     const struct range range = whole_pages(address, byte_count);
     ptreclaim_layout_clear(range.start, range.end);
     return ptreclaim_syscall(
@@ -342,7 +345,8 @@ __attribute__((used, visibility("hidden"))) long ptreclaim_seen_syscall(
         return as_libc(
             map((uintptr_t)a, (size_t)b, (int)c, (int)d, (int)e, f, __builtin_return_address(0)));
     case SYS_munmap: return as_libc(unmap((uintptr_t)a, (size_t)b));
-    case SYS_mremap: return as_libc(remap((uintptr_t)a, (size_t)b, (size_t)c, (int)d, (uintptr_t)e));
+    case SYS_mremap:
+        return as_libc(remap((uintptr_t)a, (size_t)b, (size_t)c, (int)d, (uintptr_t)e));
     case SYS_remap_file_pages:
         return as_libc(remap_pages((uintptr_t)a, (size_t)b, (int)c, (size_t)d, (int)e));
     case SYS_shmat: return as_libc(attach((int)a, (uintptr_t)b, (int)c));

@@ -3,52 +3,31 @@
 #include "reclaimer.h"
 
 #include "candidates.h"
-#include "core.h"
-#include "fence.h"
 #include "layout.h"
 #include "linux_mm.h"
-#include "live_state.h"
-#include "stats.h"
-#include "watch.h"
+#include "service.h"
+#include "service_thread.h"
 
-#include <time.h>
+#include <errno.h>
 #include <unistd.h>
 
-static const uintptr_t top = (uintptr_t)1 << 47;
-static const uint64_t span_bytes = 2 << 20, millisecond = 1000000, longest_sleep = 1000000000;
-enum { SPAN_SHIFT = 21, MOST_RUNS = 4096, MOST_FENCED = 64 };
+static const uint64_t span_bytes = 2 << 20, millisecond = 1000000;
+enum { SPAN_SHIFT = 21 };
 
-// Fences longer than this are made by others who hold the mmap lock: less is fenced at once then.
-static const uint64_t long_fence_ns = 1000000, short_fence_ns = 250000;
-
-static struct {
-    bool is_enabled; // the service thread leaves when it no longer is
-    bool follows_purges; // madvise mode; otherwise it scans
-    uint32_t mark_mask, mark_wanted;
-    uint64_t delay_ns, budget_ns, budget_percent, most_tables, watermark_tables;
-    bool is_inherited;
-} terms;
+struct ptreclaim_terms ptreclaim_terms;
+struct ptreclaim_now ptreclaim_now;
 
 static bool has_given_way;
 
-// In wiped_on_fork->reclaimer. FAILED stays: what is not possible now will not be later.
-enum { NONE = 0, STARTING = 1, RUNNING = 2, FAILED = 3 };
-
 static struct ptreclaim_wiped_on_fork *wiped(void) {
     return ptreclaim_live_state()->wiped_on_fork;
-}
-
-static void max_counter(uint64_t *counter, uint64_t value) {
-    if (value > __atomic_load_n(counter, __ATOMIC_RELAXED)) {
-        __atomic_store_n(counter, value, __ATOMIC_RELAXED); // the service thread alone writes it
-    }
 }
 
 // ---- what other threads say -------------------------------------------------------------------
 
 void ptreclaim_reclaimer_needed(void) {
     struct ptreclaim_wiped_on_fork *ours = wiped();
-    if (terms.is_enabled && ours && !__atomic_load_n(&ours->is_needed, __ATOMIC_RELAXED)) {
+    if (ptreclaim_terms.is_enabled && ours && !__atomic_load_n(&ours->is_needed, __ATOMIC_RELAXED)) {
         __atomic_store_n(&ours->is_needed, 1, __ATOMIC_RELAXED);
     }
 }
@@ -78,10 +57,10 @@ static uint64_t put_down(uint64_t first, uint64_t count) {
 
 void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice) {
     const int dontneed = 4, free_lazily = 8, remove = 9, dontneed_locked = 24;
-    if (!terms.follows_purges) {
+    if (!ptreclaim_terms.follows_purges) {
         ptreclaim_reclaimer_needed();
     }
-    if (!terms.is_enabled || !terms.follows_purges || start >= end
+    if (!ptreclaim_terms.is_enabled || !ptreclaim_terms.follows_purges || start >= end
         || (advice != dontneed && advice != free_lazily && advice != remove
             && advice != dontneed_locked)) {
         return;
@@ -116,13 +95,13 @@ void ptreclaim_reclaimer_purged(uintptr_t start, uintptr_t end, int advice) {
 }
 
 void ptreclaim_reclaimer_look_at(uintptr_t start, uintptr_t end) {
-    if (terms.is_enabled && terms.follows_purges && start < end && wiped()) {
+    if (ptreclaim_terms.is_enabled && ptreclaim_terms.follows_purges && start < end && wiped()) {
         ptreclaim_reclaimer_needed();
         put_down(start >> SPAN_SHIFT, (end - start) >> SPAN_SHIFT);
     }
 }
 
-static void refuse(uint64_t *counter) {
+void ptreclaim_refuse(uint64_t *counter) {
     ptreclaim_count(counter, 1);
     struct ptreclaim_stats_page *stats = ptreclaim_stats();
     __atomic_store_n(
@@ -138,27 +117,23 @@ bool ptreclaim_reclaimer_has_given_way(void) {
 /// Nothing is fenced any more, for the reason that `counter` counts.
 static void stop(uint64_t *counter) {
     ptreclaim_layout_stop();
-    refuse(counter);
-    terms.is_enabled = false;
+    ptreclaim_refuse(counter);
+    ptreclaim_terms.is_enabled = false;
     nudge(ptreclaim_stats());
 }
 
 void ptreclaim_reclaimer_give_way(void) {
     __atomic_store_n(&has_given_way, true, __ATOMIC_RELAXED);
-    if (terms.is_enabled) {
+    if (ptreclaim_terms.is_enabled) {
         stop(&ptreclaim_stats()->refused_application_userfaultfd);
     }
 }
 
-bool ptreclaim_reclaimer_is_enabled(void) { return terms.is_enabled; }
-
-// In wiped_on_fork->now: one caller at a time, who waits.
-enum { NOBODY = 0, PREPARING = 1, ASKED = 2, ANSWERED = 3 };
-static uintptr_t now_start, now_end; // of whoever is PREPARING
+bool ptreclaim_reclaimer_is_enabled(void) { return ptreclaim_terms.is_enabled; }
 
 int ptreclaim_reclaimer_now(uintptr_t start, uintptr_t end) {
     struct ptreclaim_wiped_on_fork *ours = wiped();
-    if (!terms.is_enabled || !ours) {
+    if (!ptreclaim_terms.is_enabled || !ours) {
         return EOPNOTSUPP;
     }
     ptreclaim_reclaimer_needed();
@@ -169,14 +144,14 @@ int ptreclaim_reclaimer_now(uintptr_t start, uintptr_t end) {
         ptreclaim_futex_wait(&ours->now, seen, 100);
         seen = NOBODY;
     }
-    now_start = start;
-    now_end = end;
+    ptreclaim_now.start = start;
+    ptreclaim_now.end = end;
     __atomic_store_n(&ours->now, ASKED, __ATOMIC_RELEASE);
     nudge(ptreclaim_stats());
     int error = 0;
     while (__atomic_load_n(&ours->now, __ATOMIC_ACQUIRE) != ANSWERED) {
         ptreclaim_futex_wait(&ours->now, ASKED, 100);
-        if (!terms.is_enabled || __atomic_load_n(&ours->reclaimer, __ATOMIC_ACQUIRE) == FAILED
+        if (!ptreclaim_terms.is_enabled || __atomic_load_n(&ours->reclaimer, __ATOMIC_ACQUIRE) == FAILED
             || __atomic_load_n(&ours->now, __ATOMIC_ACQUIRE) == NOBODY) {
             error = EAGAIN; // it has gone, or we are a child that was forked out of the wait
             break;
@@ -185,382 +160,6 @@ int ptreclaim_reclaimer_now(uintptr_t start, uintptr_t end) {
     __atomic_store_n(&ours->now, NOBODY, __ATOMIC_RELEASE);
     ptreclaim_futex_wake(&ours->now, INT32_MAX);
     return error;
-}
-
-// ---- passes -----------------------------------------------------------------------------------
-
-/// What the service thread knows from one pass to the next.
-struct reclaimer {
-    struct ptreclaim_service service;
-    struct ptreclaim_watch watch;
-    struct ptreclaim_stats_page *stats;
-    long filters_at_start;
-    uint32_t longest_fenced_run;
-    uint64_t pause_ns;
-    uint64_t earliest_ns; // of the next pass: the budget
-    // A sweep over the whole address space, in one or more passes.
-    uintptr_t sweep_at;
-    uint64_t sweep_empty, sweep_freed;
-    bool is_above_watermark;
-    // Candidates that have been taken and not been looked at yet.
-    struct ptreclaim_candidates *runs;
-    size_t run_count, next_run;
-};
-
-// Of this process where wiped_on_fork->reclaimer says so. Not on the service thread's stack: the watchdog
-// still looks at its part when that thread has left.
-static struct reclaimer the_reclaimer;
-
-static struct ptreclaim_pass begin_pass(const struct reclaimer *us) {
-    return (struct ptreclaim_pass){
-        .mark_mask = terms.mark_mask,
-        .mark_wanted = terms.mark_wanted,
-        .most_tables = terms.most_tables,
-        .deadline_ns = ptreclaim_monotonic_nanoseconds() + terms.budget_ns,
-        .longest_fenced_run = us->longest_fenced_run,
-        .frees = true,
-        .is_immediate = true,
-    };
-}
-
-static void count_kept(struct ptreclaim_stats_page *stats, const struct ptreclaim_pass *pass) {
-    for (int i = 0; i < PTRECLAIM_PASS_REASONS; i++) {
-        if (pass->kept[i]) {
-            ptreclaim_count(&stats->kept[i], pass->kept[i]);
-        }
-    }
-}
-
-/// What cannot be had now may be to be had at the next pass: procfs, a descriptor.
-static bool serve(struct reclaimer *us, struct ptreclaim_pass *pass) {
-    const bool is_done = ptreclaim_core_serve(&us->service, pass) == 0;
-    ptreclaim_count(&us->stats->tables_looked_at, pass->tables_looked_at);
-    ptreclaim_count(&us->stats->tables_freed, pass->tables_freed);
-    count_kept(us->stats, pass);
-    return is_done;
-}
-
-/// Goes on with the sweep. Returns whether it came to its end.
-static bool sweep(struct reclaimer *us, bool is_immediate) {
-    struct ptreclaim_pass pass = begin_pass(us);
-    pass.start = us->sweep_at;
-    pass.end = top;
-    pass.frees = us->is_above_watermark;
-    pass.is_immediate = is_immediate;
-    if (!serve(us, &pass)) {
-        return false;
-    }
-    if (!pass.frees) {
-        ptreclaim_count(&us->stats->passes_below_watermark, 1);
-    }
-    us->sweep_empty += pass.tables_empty;
-    us->sweep_freed += pass.tables_freed;
-    us->sweep_at = pass.resume;
-    if (pass.resume) {
-        ptreclaim_count(&us->stats->passes_cut_short, 1);
-    }
-    return pass.resume == 0;
-}
-
-static void scan(struct reclaimer *us) {
-    if (!sweep(us, false)) {
-        us->pause_ns = terms.delay_ns;
-        return;
-    }
-    const uint64_t empty = us->sweep_empty, left = empty - us->sweep_freed;
-    __atomic_store_n(&us->stats->tables_empty_now, left, __ATOMIC_RELAXED);
-    if (empty >= terms.watermark_tables && empty > 0) {
-        us->is_above_watermark = true;
-    } else if (left == 0) {
-        us->is_above_watermark = false;
-    }
-    // Nothing found: a longer pause, up to 16 times.
-    const bool is_idle = us->is_above_watermark ? empty == 0 : empty < terms.watermark_tables;
-    us->pause_ns = is_idle && us->pause_ns < 16 * terms.delay_ns ? us->pause_ns * 2
-                   : is_idle                                     ? us->pause_ns
-                                                                 : terms.delay_ns;
-    us->sweep_empty = us->sweep_freed = 0;
-}
-
-static void look_at_candidates(struct reclaimer *us) {
-    struct ptreclaim_wiped_on_fork *ours = wiped();
-    __atomic_store_n(&ours->has_candidates, 0, __ATOMIC_SEQ_CST);
-    if (us->next_run == us->run_count) {
-        bool has_missed = __atomic_exchange_n(&ours->has_lost_candidates, 0, __ATOMIC_RELAXED);
-        us->run_count = ptreclaim_candidates_take(us->runs, MOST_RUNS, &has_missed);
-        us->next_run = 0;
-        if (has_missed) {
-            // Some are not known any more: everywhere, then.
-            us->runs[0] = (struct ptreclaim_candidates){0, top / span_bytes};
-            us->run_count = 1;
-        }
-    }
-    struct ptreclaim_pass pass = begin_pass(us);
-    const uint64_t deadline = pass.deadline_ns;
-    uint64_t looked_at = 0;
-    while (us->next_run < us->run_count && looked_at < terms.most_tables
-           && ptreclaim_monotonic_nanoseconds() < deadline) {
-        struct ptreclaim_candidates *run = &us->runs[us->next_run];
-        pass = begin_pass(us);
-        pass.deadline_ns = deadline;
-        pass.start = run->first * span_bytes;
-        pass.end = (run->first + run->count) * span_bytes;
-        if (!serve(us, &pass)) {
-            break;
-        }
-        looked_at += pass.tables_looked_at;
-        if (pass.resume) {
-            const uint64_t done = pass.resume / span_bytes - run->first;
-            run->first += done;
-            run->count -= done;
-            break;
-        }
-        us->next_run++;
-    }
-    if (us->next_run < us->run_count) {
-        ptreclaim_count(&us->stats->passes_cut_short, 1);
-    }
-}
-
-/// What a thread waits for: ptreclaim_advise(NOW).
-static bool answer_waiting(struct reclaimer *us) {
-    struct ptreclaim_wiped_on_fork *ours = wiped();
-    if (__atomic_load_n(&ours->now, __ATOMIC_ACQUIRE) != ASKED) {
-        return false;
-    }
-    struct ptreclaim_pass pass = begin_pass(us);
-    pass.start = now_start;
-    pass.end = now_end;
-    pass.most_tables = UINT64_MAX;
-    pass.deadline_ns = UINT64_MAX;
-    (void)serve(us, &pass);
-    uint32_t asked = ASKED;
-    if (__atomic_compare_exchange_n(
-            &ours->now, &asked, ANSWERED, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
-        ptreclaim_futex_wake(&ours->now, INT32_MAX);
-    }
-    return true;
-}
-
-/// Less at once where fences have become long: somebody else holds the mmap lock.
-static void adapt(struct reclaimer *us) {
-    struct ptreclaim_fences *fences = &us->service.fences;
-    if (fences->longest_ns > long_fence_ns) {
-        ptreclaim_count(&us->stats->back_offs, 1);
-        us->longest_fenced_run = us->longest_fenced_run > 1 ? us->longest_fenced_run / 2 : 1;
-        us->pause_ns = us->pause_ns < 16 * terms.delay_ns ? 2 * us->pause_ns : us->pause_ns;
-    } else if (fences->count && fences->longest_ns < short_fence_ns) {
-        us->longest_fenced_run =
-            us->longest_fenced_run < MOST_FENCED ? us->longest_fenced_run * 2 : MOST_FENCED;
-        if (terms.follows_purges) {
-            us->pause_ns = us->pause_ns / 2 > terms.delay_ns ? us->pause_ns / 2 : terms.delay_ns;
-        }
-    }
-}
-
-static void count_fences(struct reclaimer *us) {
-    struct ptreclaim_fences *fences = &us->service.fences;
-    struct ptreclaim_stats_page *stats = us->stats;
-    ptreclaim_count(&stats->fences, fences->count);
-    ptreclaim_count(&stats->fences_met, fences->met_count);
-    max_counter(&stats->fence_longest_ns, fences->longest_ns);
-    for (int i = 0; i < PTRECLAIM_FENCE_BUCKETS; i++) {
-        if (fences->met_by_microseconds[i]) {
-            ptreclaim_count(&stats->fences_met_by_microseconds[i], fences->met_by_microseconds[i]);
-        }
-    }
-    *fences = (struct ptreclaim_fences){0};
-    const struct ptreclaim_layout_waits waits = ptreclaim_layout_waits();
-    __atomic_store_n(&stats->layout_waits, waits.count, __ATOMIC_RELAXED);
-    __atomic_store_n(&stats->layout_longest_ns, waits.longest_ns, __ATOMIC_RELAXED);
-}
-
-static void count_time(struct ptreclaim_stats_page *stats) {
-    struct timespec used = {0};
-    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
-    __atomic_store_n(
-        &stats->service_ns, (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec,
-        __ATOMIC_RELAXED);
-}
-
-/// One pass over everything, for whoever asks through the stats page.
-static void answer(struct reclaimer *us, uint32_t request) {
-    struct ptreclaim_control *control = &us->stats->control;
-    struct ptreclaim_pass pass = begin_pass(us);
-    const uint64_t began = ptreclaim_monotonic_nanoseconds();
-    pass.end = top;
-    control->vm_pte_before = ptreclaim_self_vm_pte();
-    control->pass_errno = (uint32_t)ptreclaim_core_reclaim_whole(&us->service, &pass);
-    control->vm_pte_after = ptreclaim_self_vm_pte();
-    control->tables_looked_at = pass.tables_looked_at;
-    control->tables_freed = pass.tables_freed;
-    for (int i = 0; i < PTRECLAIM_PASS_REASONS; i++) {
-        control->kept[i] = pass.kept[i];
-    }
-    control->duration_ns = ptreclaim_monotonic_nanoseconds() - began;
-    ptreclaim_count(&us->stats->tables_looked_at, pass.tables_looked_at);
-    ptreclaim_count(&us->stats->tables_freed, pass.tables_freed);
-    __atomic_store_n(&control->answers, request, __ATOMIC_RELEASE);
-    const int wake = 1;
-    ptreclaim_syscall(SYS_futex, (long)&control->answers, wake, INT32_MAX, 0, 0, 0);
-}
-
-// ---- the thread -------------------------------------------------------------------------------
-
-/// Sleeps until the nudges are others than `seen`, at most `nanoseconds`.
-static void sleep_until_nudged(
-    struct ptreclaim_stats_page *stats, uint32_t seen, uint64_t nanoseconds) {
-    const int wait = 0; // not private
-    struct timespec limit = {
-        (time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
-    ptreclaim_syscall(
-        SYS_futex, (long)&stats->control.nudges, wait, seen, (long)&limit, 0, 0);
-}
-
-/// Whether no thread but ours lives. A process whose own threads have all gone ends with its last
-/// thread, and must not be kept alive by ours.
-static bool is_alone(const struct reclaimer *us) {
-    uint32_t threads = 0;
-    // Ours are two; the first of all stays as a zombie when it leaves.
-    return ptreclaim_is_main_thread_gone(us->service.process_status, &threads) && threads <= 3;
-}
-
-static bool must_leave(void) {
-    return !terms.is_enabled || __atomic_load_n(&wiped()->must_leave, __ATOMIC_ACQUIRE);
-}
-
-/// Whether there is a filter that was not there, and was not tried, at start: one that came with
-/// SECCOMP_FILTER_FLAG_TSYNC by a system call that was not seen. From here on nothing is tried.
-static bool is_filtered(struct reclaimer *us) {
-    const long now = ptreclaim_seccomp_filter_count(us->service.thread_status);
-    if (now == us->filters_at_start) {
-        return false;
-    }
-    refuse(&us->stats->refused_seccomp);
-    return true;
-}
-
-/// Opens what stays open; after chroot, or without procfs, it could not be opened any more. What a
-/// process had at start it may have lost: a child that is nobody's has no fence to be had.
-static uint64_t *prepare(struct reclaimer *us) {
-    struct ptreclaim_service *service = &us->service;
-    service->process_status = ptreclaim_open("/proc/self/status", O_RDONLY);
-    service->thread_status = ptreclaim_open("/proc/thread-self/status", O_RDONLY);
-    us->filters_at_start = ptreclaim_seccomp_filter_count(service->thread_status);
-    ptreclaim_service_begin_job(service);
-    const int userfaultfd = ptreclaim_service_userfaultfd(service);
-    if (userfaultfd == -EPERM || userfaultfd == -EACCES || userfaultfd == -ENOSYS) {
-        return &us->stats->refused_no_userfaultfd;
-    }
-    if (service->pagemap == -EACCES || service->pagemap == -ENOENT) {
-        return &us->stats->refused_no_pagemap_scan;
-    }
-    return ptreclaim_watch_start(&us->watch) ? &us->stats->refused_no_service_thread : NULL;
-}
-
-static void pass_once(struct reclaimer *us) {
-    struct ptreclaim_control *control = &us->stats->control;
-    const uint32_t request = __atomic_load_n(&control->requests, __ATOMIC_ACQUIRE);
-    const bool is_asked = request != __atomic_load_n(&control->answers, __ATOMIC_RELAXED);
-    ptreclaim_service_begin_job(&us->service);
-    (void)ptreclaim_service_userfaultfd(&us->service);
-    ptreclaim_watch_wake(&us->watch);
-    if (is_asked) {
-        answer(us, request);
-    } else if (answer_waiting(us)) {
-        // Done: the next pass comes when it would have come.
-    } else if (!__atomic_load_n(&control->is_off, __ATOMIC_RELAXED)) {
-        ptreclaim_count(&us->stats->passes, 1);
-        if (terms.follows_purges) {
-            look_at_candidates(us);
-        } else {
-            scan(us);
-        }
-    }
-    ptreclaim_watch_rest(&us->watch);
-    adapt(us);
-    count_fences(us);
-    count_time(us->stats);
-    const uint64_t opened = __atomic_load_n(&us->watch.opened_count, __ATOMIC_RELAXED);
-    if (opened > us->stats->fences_opened) {
-        us->stats->fences_opened = opened;
-        refuse(&us->stats->refused_fence_opened);
-    }
-}
-
-/// Sleeps until there is something to do. What is asked for is done at once, the rest after a while.
-static void wait_for_work(struct reclaimer *us) {
-    const uint64_t start = ptreclaim_monotonic_nanoseconds();
-    uint64_t since = start; // when there came to be something to do
-    bool has_work = !terms.follows_purges || us->next_run < us->run_count;
-    for (;;) {
-        // Once more: in a child another thread may have been making the page.
-        us->stats = ptreclaim_stats();
-        struct ptreclaim_control *control = &us->stats->control;
-        const uint32_t seen = __atomic_load_n(&control->nudges, __ATOMIC_SEQ_CST);
-        if (__atomic_load_n(&control->requests, __ATOMIC_ACQUIRE)
-                != __atomic_load_n(&control->answers, __ATOMIC_RELAXED)
-            || __atomic_load_n(&wiped()->now, __ATOMIC_ACQUIRE) == ASKED || must_leave()) {
-            return;
-        }
-        const uint64_t now = ptreclaim_monotonic_nanoseconds();
-        if (!has_work && __atomic_load_n(&wiped()->has_candidates, __ATOMIC_SEQ_CST)) {
-            has_work = true;
-            since = now;
-        }
-        const uint64_t waited = now - since;
-        uint64_t rest = waited < us->pause_ns ? us->pause_ns - waited : 0;
-        if (now < us->earliest_ns && rest < us->earliest_ns - now) {
-            rest = us->earliest_ns - now;
-        }
-        if (has_work && !rest) {
-            return;
-        }
-        // Every second it looks whether it is the last thread, however long a pause is.
-        const bool is_long = !has_work || rest > longest_sleep;
-        sleep_until_nudged(us->stats, seen, is_long ? longest_sleep : rest);
-        if (is_long && is_alone(us)) {
-            return;
-        }
-    }
-}
-
-static void *reclaim(void *argument) {
-    struct ptreclaim_wiped_on_fork *ours = argument;
-    struct reclaimer *us = &the_reclaimer;
-    *us = (struct reclaimer){
-        .longest_fenced_run = MOST_FENCED,
-        .pause_ns = terms.delay_ns,
-        .watch = {.thread_id = &ours->watch_thread_id}};
-    __atomic_store_n(&ours->thread_id, ptreclaim_gettid(), __ATOMIC_RELEASE);
-    us->stats = ptreclaim_stats();
-    const int error = ptreclaim_service_enter(&us->service);
-    static struct ptreclaim_candidates runs[MOST_RUNS];
-    us->runs = runs;
-    us->service.is_probed = true;
-    us->service.must_not_wait = true;
-    us->service.watch = &us->watch;
-    us->is_above_watermark = terms.watermark_tables == 0;
-    uint64_t *refusal = error ? &us->stats->refused_no_service_thread : prepare(us);
-    if (refusal) {
-        refuse(refusal);
-        __atomic_store_n(&ours->reclaimer, FAILED, __ATOMIC_RELEASE);
-        return NULL;
-    }
-    __atomic_store_n(&ours->reclaimer, RUNNING, __ATOMIC_RELEASE);
-    while (!must_leave() && !us->stats->fences_opened) {
-        wait_for_work(us);
-        if (must_leave() || is_alone(us) || is_filtered(us)) {
-            break;
-        }
-        const uint64_t start = ptreclaim_monotonic_nanoseconds();
-        pass_once(us);
-        const uint64_t end = ptreclaim_monotonic_nanoseconds();
-        us->earliest_ns = end + (end - start) * (100 - terms.budget_percent) / terms.budget_percent;
-    }
-    ptreclaim_watch_end(&us->watch);
-    __atomic_store_n(&ours->reclaimer, FAILED, __ATOMIC_RELEASE);
-    return NULL;
 }
 
 // ---- leaving ----------------------------------------------------------------------------------
@@ -604,7 +203,7 @@ static void leave(uint32_t next_state) {
 /// Not in a child of vfork, which is here with its parent's memory.
 static bool is_enabled_here(void) {
     const struct ptreclaim_stats_page *stats = ptreclaim_stats(); // a forked child makes its own
-    return terms.is_enabled && wiped() && stats->pid == ptreclaim_getpid();
+    return ptreclaim_terms.is_enabled && wiped() && stats->pid == ptreclaim_getpid();
 }
 
 void ptreclaim_reclaimer_step_aside(void) {
@@ -618,8 +217,8 @@ void ptreclaim_reclaimer_end(uint64_t *refusal) {
         return;
     }
     ptreclaim_layout_stop();
-    terms.is_enabled = false;
-    refuse(refusal);
+    ptreclaim_terms.is_enabled = false;
+    ptreclaim_refuse(refusal);
     leave(FAILED);
 }
 
@@ -636,7 +235,7 @@ static bool is_child(void) {
 
 void ptreclaim_reclaimer_start_if_needed(void) {
     struct ptreclaim_wiped_on_fork *ours = wiped();
-    if (!terms.is_enabled || !ours
+    if (!ptreclaim_terms.is_enabled || !ours
         || __builtin_expect(__atomic_load_n(&ours->reclaimer, __ATOMIC_RELAXED) != NONE, 1)
         || !__atomic_load_n(&ours->is_needed, __ATOMIC_RELAXED)) {
         return;
@@ -647,30 +246,30 @@ void ptreclaim_reclaimer_start_if_needed(void) {
         return;
     }
     uint64_t *refusal = NULL;
-    if (is_child() && !terms.is_inherited) {
+    if (is_child() && !ptreclaim_terms.is_inherited) {
         refusal = &ptreclaim_stats()->refused_child;
-    } else if (ptreclaim_service_start(reclaim, ours)) {
+    } else if (ptreclaim_service_start(ptreclaim_service_thread, ours)) {
         refusal = &ptreclaim_stats()->refused_no_service_thread;
     }
     if (refusal) {
-        refuse(refusal);
+        ptreclaim_refuse(refusal);
         __atomic_store_n(&ours->reclaimer, FAILED, __ATOMIC_RELEASE);
     }
 }
 
 void ptreclaim_reclaimer_enable(const struct ptreclaim_options *options, bool follows_purges) {
-    terms.follows_purges = follows_purges;
-    terms.mark_mask = PTRECLAIM_MARK_OFF | (options->ranges ? PTRECLAIM_MARK_ON : 0);
-    terms.mark_wanted = options->ranges ? PTRECLAIM_MARK_ON : 0;
-    terms.delay_ns = options->delay_ms ? options->delay_ms * millisecond : 1;
-    const uint64_t longest_pass = terms.delay_ns / 100 * options->budget_percent;
-    terms.budget_ns = longest_pass < millisecond ? millisecond : longest_pass;
-    terms.budget_percent = options->budget_percent;
-    terms.most_tables = (uint64_t)options->size_mb * 256;
-    terms.watermark_tables = options->watermark_kb / 4;
-    terms.is_inherited = options->inherit != 0;
+    ptreclaim_terms.follows_purges = follows_purges;
+    ptreclaim_terms.mark_mask = PTRECLAIM_MARK_OFF | (options->ranges ? PTRECLAIM_MARK_ON : 0);
+    ptreclaim_terms.mark_wanted = options->ranges ? PTRECLAIM_MARK_ON : 0;
+    ptreclaim_terms.delay_ns = options->delay_ms ? options->delay_ms * millisecond : 1;
+    const uint64_t longest_pass = ptreclaim_terms.delay_ns / 100 * options->budget_percent;
+    ptreclaim_terms.budget_ns = longest_pass < millisecond ? millisecond : longest_pass;
+    ptreclaim_terms.budget_percent = options->budget_percent;
+    ptreclaim_terms.most_tables = (uint64_t)options->size_mb * 256;
+    ptreclaim_terms.watermark_tables = options->watermark_kb / 4;
+    ptreclaim_terms.is_inherited = options->inherit != 0;
     (void)is_child();
-    terms.is_enabled = true;
+    ptreclaim_terms.is_enabled = true;
     // What was mapped before this is memory of the process as well.
     ptreclaim_reclaimer_needed();
 }
