@@ -77,9 +77,6 @@ let package = Package(
         // What Linux offers and libc headers may lack: numbers, structs, raw system calls.
         .target(name: "CLinuxMM", cSettings: [.define("_GNU_SOURCE")]),
         .target(name: "CStatsPage"),
-        // A module of its own: the preload library has no use for it.
-        .target(
-            name: "CControl", dependencies: ["CStatsPage"], cSettings: [.define("_GNU_SOURCE")]),
         .target(name: "CTraceFile"),
         .target(name: "CReclaim"),
         .systemLibrary(
@@ -114,6 +111,9 @@ let package = Package(
             swiftSettings: hostSettings),
 
         // Looking at processes, this one and others.
+        // Writes the stats page: a module of its own, as the preload library has no use for it.
+        .target(
+            name: "CControl", dependencies: ["CStatsPage"], cSettings: [.define("_GNU_SOURCE")]),
         .target(
             name: "ProcFS", dependencies: ["ReclaimCore", "CLinuxMM", "CControl", "CStatsPage"],
             swiftSettings: hostSettings),
