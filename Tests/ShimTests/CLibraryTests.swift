@@ -76,7 +76,9 @@ struct CLibraryTests {
         #expect(outcome.status == 0, "\(outcome)")
         let checks = try #require(outcome.numbers["checks"])
         #expect(checks > 600)
-        let names = KeptReason.allCases.prefix(Int(PTRECLAIM_KEPT_REASONS)).map { "reason \($0.rawValue) \($0.name)" }
+        let names = KeptReason.allCases.prefix(Int(PTRECLAIM_KEPT_REASONS)).map {
+            "reason \($0.rawValue) \($0.name)"
+        }
         let lines = outcome.output.split(separator: "\n").map(String.init)
         #expect(lines.filter { $0.hasPrefix("reason ") } == names)
     }
