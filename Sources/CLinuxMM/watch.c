@@ -32,6 +32,8 @@ void ptreclaim_watch_narrow(struct ptreclaim_watch *watch, uintptr_t first, uint
 
 void ptreclaim_watch_hold(
     struct ptreclaim_watch *watch, uintptr_t first, uintptr_t last, int userfaultfd) {
+    // Who has to have the CPU takes it now, and not in the middle: a hold begins with a new time slice.
+    ptreclaim_syscall(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
     ptreclaim_watch_narrow(watch, first, last);
     watch->userfaultfd = userfaultfd;
     __atomic_store_n(&watch->held_since_ns, ptreclaim_monotonic_nanoseconds(), __ATOMIC_RELAXED);

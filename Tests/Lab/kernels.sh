@@ -58,7 +58,8 @@ make_guest() { # PRODUCT...
 }
 
 # Where the loader finds a library; empty where it does not.
-find_library() { ldconfig -p | awk -v name="$1" '$1 == name {print $NF; exit}'; }
+# (Reads to the end: ldconfig would die of SIGPIPE now and then.)
+find_library() { ldconfig -p | awk -v name="$1" '$1 == name && !found++ {print $NF}'; }
 
 # Adds a library to the guest, and what it needs.
 add_library() { # FILE
