@@ -17,6 +17,7 @@
 #include "options.h"
 #include "probe.h"
 #include "reclaimer.h"
+#include "single.h"
 #include "stats.h"
 #include "trace.h"
 
@@ -66,6 +67,7 @@ static void resolve(void) {
 struct thread_start {
     void *(*routine)(void *);
     void *argument;
+    bool is_counted;
     bool taken;
 };
 
@@ -85,6 +87,9 @@ static struct thread_start *take_start(void) {
 static void *start_thread(void *slot) {
     struct thread_start start = *(struct thread_start *)slot;
     __atomic_store_n(&((struct thread_start *)slot)->taken, false, __ATOMIC_RELEASE);
+    if (start.is_counted) {
+        ptreclaim_thread_has_started();
+    }
     ptreclaim_jemalloc_thread_started();
     return start.routine(start.argument);
 }
@@ -104,7 +109,8 @@ EXPORT int pthread_create(
         return real_pthread_create(thread, attributes, routine, argument);
     }
     ptreclaim_reclaimer_start_if_needed();
-    if (!hooks_active) {
+    const bool is_counted = ptreclaim_reclaimer_is_enabled();
+    if (!hooks_active && !is_counted) {
         return real_pthread_create(thread, attributes, routine, argument);
     }
     ptreclaim_jemalloc_hook_expected_arenas();
@@ -115,8 +121,15 @@ EXPORT int pthread_create(
     }
     start->routine = routine;
     start->argument = argument;
+    start->is_counted = is_counted;
+    if (is_counted) {
+        ptreclaim_thread_starts();
+    }
     int error = real_pthread_create(thread, attributes, start_thread, start);
     if (error) {
+        if (is_counted) {
+            ptreclaim_thread_has_not_started();
+        }
         __atomic_store_n(&start->taken, false, __ATOMIC_RELEASE);
     }
     return error;

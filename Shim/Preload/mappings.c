@@ -283,8 +283,10 @@ EXPORT void *sbrk(intptr_t increment) {
 static long advise(uintptr_t address, size_t byte_count, int advice) {
     const struct range range = whole_pages(address, byte_count);
     if (advice == DONT_FORK) {
-        // A child inherits the words, and a hole, which libc may fill unseen.
-        ptreclaim_layout_clear(range.start, range.end);
+        const uintptr_t span_mask = (2 << 20) - 1;
+        (void)ptreclaim_layout_mark(
+            range.start & ~span_mask, (range.end + span_mask) & ~span_mask,
+            PTRECLAIM_MARK_DONTFORK, 0);
     }
     const long result = ptreclaim_madvise(address, byte_count, advice);
     if (!is_error(result)) {

@@ -245,6 +245,9 @@ void ptreclaim_reclaimer_start_if_needed(void) {
             &ours->reclaimer, &none, STARTING, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
         return;
     }
+    if (is_child()) {
+        ptreclaim_terms.mark_mask |= PTRECLAIM_MARK_DONTFORK;
+    }
     uint64_t *refusal = NULL;
     if (is_child() && !ptreclaim_terms.is_inherited) {
         refusal = &ptreclaim_stats()->refused_child;

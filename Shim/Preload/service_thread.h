@@ -16,7 +16,7 @@
 struct ptreclaim_terms {
     bool is_enabled;     // the service thread leaves when it no longer is
     bool follows_purges; // madvise mode; otherwise it scans
-    uint32_t mark_mask, mark_wanted;
+    uint32_t mark_mask, mark_wanted; // of a child not what its parent kept from it
     uint64_t delay_ns, budget_ns, budget_percent, most_tables, watermark_tables;
     bool is_inherited;
 };

@@ -19,11 +19,12 @@ enum {
 
 static const uintptr_t top = 1ul << 47, gib_bytes = 1ul << GIB_SHIFT, span_bytes = 1ul << SPAN_SHIFT;
 
-// A span's word:  31 ... 14 how often cleared or claimed | claimed | empty | on | off | 9 ... 0 pages
+// A span's word:  31 ... 15 how often cleared or claimed | claimed | 4 marks | 9 ... 0 pages
 #define PAGES 0x3ffu // a span that was seen mapped twice stays away from 512
-#define MARKS (PTRECLAIM_MARK_OFF | PTRECLAIM_MARK_ON | PTRECLAIM_MARK_EMPTY)
-#define CLAIMED (1u << 13)
-#define CLEARED_ONCE (1u << 14)
+#define MARKS_THAT_STAY (PTRECLAIM_MARK_OFF | PTRECLAIM_MARK_ON | PTRECLAIM_MARK_DONTFORK)
+#define MARKS (MARKS_THAT_STAY | PTRECLAIM_MARK_EMPTY)
+#define CLAIMED (1u << 14)
+#define CLEARED_ONCE (1u << 15)
 
 // A GiB's word: what the words of all its spans are, or where they are.
 #define HAS_CHUNK (1u << 31)
@@ -217,7 +218,7 @@ static struct ptreclaim_layout_edge clear_span(uint32_t *word) {
         new = (old + CLEARED_ONCE) & ~(CLEARED_ONCE - 1);
     } while (!__atomic_compare_exchange_n(
         word, &old, new, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
-    const uint32_t kept = old & (PTRECLAIM_MARK_OFF | PTRECLAIM_MARK_ON);
+    const uint32_t kept = old & MARKS_THAT_STAY;
     struct ptreclaim_layout_edge edge = {new, kept, (old & PAGES) == PAGES_PER_SPAN};
     return edge;
 }

@@ -21,7 +21,8 @@ struct ELFFile {
     /// What starts the service thread, which no hook does.
     static let threadImports: Set = [
         "__register_atfork", "pthread_attr_destroy", "pthread_attr_init",
-        "pthread_attr_setdetachstate", "pthread_attr_setstacksize", "sysconf",
+        "pthread_attr_setdetachstate", "pthread_attr_setstacksize", "pthread_key_create",
+        "pthread_once", "pthread_setspecific", "sysconf",
     ]
 
     /// Names of the libraries that it needs.

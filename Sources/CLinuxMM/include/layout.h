@@ -33,6 +33,9 @@ enum ptreclaim_mark {
     PTRECLAIM_MARK_OFF = 1u << 10,   // never to be looked at
     PTRECLAIM_MARK_ON = 1u << 11,    // to be served where only marked memory is
     PTRECLAIM_MARK_EMPTY = 1u << 12, // seen empty by the pass before
+    // Not copied by fork (MADV_DONTFORK): in a child the words say what its parent had mapped, and there
+    // is a hole, which libc may fill unseen.
+    PTRECLAIM_MARK_DONTFORK = 1u << 13,
 };
 
 /// `start ..< end` has been mapped by a call that succeeded.

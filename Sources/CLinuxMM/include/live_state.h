@@ -32,6 +32,8 @@ struct ptreclaim_wiped_on_fork {
     uint32_t must_leave;
     uint32_t thread_id, watch_thread_id; // 0: there is none yet
     uint32_t is_needed;
+    uint32_t thread_count; // the two words of the preload library's single.c
+    uint32_t first_thread_has_left;
     uint32_t has_candidates;
     uint32_t has_lost_candidates;
     uint32_t now;
