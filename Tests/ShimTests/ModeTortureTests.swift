@@ -126,9 +126,9 @@ extension ShimTests {
             // On a busy machine a thread may wait for a CPU for longer than the watchdog does.
             let isOpened = try run.count("fences_opened") > 0
             #expect(run.stats?.mode == torture.mode || isOpened, "\(run)")
-            #expect(try run.count("passes") > 0, "\(run)")
+            #expect(try run.count("passes") > 10, "\(run)")
             // An allocator that keeps its memory leaves nothing to free.
-            if torture.options.contains("--mappings"), !isOpened {
+            if torture.options.contains("--mappings") {
                 #expect(try run.count("tables_freed") > 10, "\(run)")
                 #expect(try run.count("fences") > 10, "\(run)")
             }

@@ -34,10 +34,9 @@ extension ShimTests {
             )
             // The claim keeps replacing out, the fence writing.
             if step.isCommitted {
-                #expect(longest > 800, "\(run)")
+                #expect(longest > 800 && longest < 1500, "\(run)")
             } else {
-                // The stop takes 1000 ms. Measured: 200 at most; a machine may be busy.
-                #expect(longest < 800, "\(run)")
+                #expect(longest < 400, "\(run)")
             }
             #expect(try run.count("fences") > 0, "\(run)")
             if step.isHarmless {
@@ -69,7 +68,7 @@ extension ShimTests {
                 }
             }
             #expect(run.outcome.status == 0, "\(run)")
-            #expect(try run.count("tables_freed") > 0, "\(run)")
+            #expect(try run.count("tables_freed") > 10, "\(run)")
         }
 
         @Test("Everything starves at nice 19, beside busy loops")
@@ -100,9 +99,9 @@ extension ShimTests {
             }
             #expect(run.outcome.status == 0, "\(run)")
             let numbers = run.outcome.numbers
-            // Where it is stopped in the one call that frees, everybody waits, but for one stop only.
+            // Where it is stopped in the one call that frees, everybody waits.
             for name in ["write ms", "replace ms"] {
-                #expect(try #require(numbers[name]) < 950, "\(run)")
+                #expect(try #require(numbers[name]) < 700, "\(run)")
             }
         }
     }
