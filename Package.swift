@@ -110,10 +110,10 @@ let package = Package(
             dependencies: ["CPlayer", "CLinuxMM", "LiveSpace", "PageTableModel", "ReclaimCore"],
             swiftSettings: hostSettings),
 
-        // Looking at processes, this one and others.
         // Writes the stats page: a module of its own, as the preload library has no use for it.
         .target(
             name: "CControl", dependencies: ["CStatsPage"], cSettings: [.define("_GNU_SOURCE")]),
+        // Looking at processes, this one and others.
         .target(
             name: "ProcFS", dependencies: ["ReclaimCore", "CLinuxMM", "CControl", "CStatsPage"],
             swiftSettings: hostSettings),

@@ -83,12 +83,12 @@ static bool serve(struct reclaimer *us, struct ptreclaim_pass *pass) {
 }
 
 /// Goes on with the sweep. Returns whether it came to its end.
-static bool sweep(struct reclaimer *us, bool is_immediate) {
+static bool sweep(struct reclaimer *us) {
     struct ptreclaim_pass pass = begin_pass(us);
     pass.start = us->sweep_at;
     pass.end = top;
     pass.frees = us->is_above_watermark;
-    pass.is_immediate = is_immediate;
+    pass.is_immediate = false;
     if (!serve(us, &pass)) {
         return false;
     }
@@ -105,7 +105,7 @@ static bool sweep(struct reclaimer *us, bool is_immediate) {
 }
 
 static void scan(struct reclaimer *us) {
-    if (!sweep(us, false)) {
+    if (!sweep(us)) {
         us->pause_ns = ptreclaim_terms.delay_ns;
         return;
     }
