@@ -72,6 +72,8 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.6.0"),
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
         .package(url: "https://github.com/ordo-one/TextTable", from: "0.0.2"),
+        .package(url: "https://github.com/hummingbird-project/swift-mustache", from: "2.1.1"),
+        .package(url: "https://github.com/onevcat/Rainbow", from: "4.2.2"),
     ],
     targets: [
         // What Linux offers and libc headers may lack: numbers, structs, raw system calls.
@@ -124,6 +126,8 @@ let package = Package(
                 "PageTableSimulator", "ReclaimCore",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "TextTable", package: "TextTable"),
+                .product(name: "Rainbow", package: "Rainbow"),
+                .product(name: "Mustache", package: "swift-mustache"),
             ], swiftSettings: hostSettings),
 
         // The libraries for any program: one to preload, one to call from C.
@@ -148,6 +152,7 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
                 .product(name: "TextTable", package: "TextTable"),
+                .product(name: "Mustache", package: "swift-mustache"),
             ], path: "Benchmarks/Harness", swiftSettings: hostSettings),
         // Built in release mode by the harness: it measures the call beside its system calls.
         .executableTarget(

@@ -10,6 +10,7 @@ struct PTReclaimCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "ptreclaim",
         abstract: "Shows the page tables that a process keeps for nothing, and removes them.",
+        version: "ptreclaim 0.1.0",
         subcommands: [
             Doctor.self, Inspect.self, Run.self, Stats.self, Ctl.self, Simulate.self,
             MeasureCosts.self, Conform.self,
