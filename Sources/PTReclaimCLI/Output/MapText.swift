@@ -33,7 +33,7 @@ struct MapText {
             lines.append(line(row))
             expected = row.start + map.grid.bytesPerRow
         }
-        return lines + legend
+        return lines + [""] + legend
     }
 
     private var indent: String { String(repeating: " ", count: Self.addressWidth) }
