@@ -22,14 +22,13 @@ public struct ProcessGlance: Sendable {
 }
 
 /// Tells a process from the next one of the same ID, and a program from the one that it executes.
-public struct ProcessIdentity: Sendable, Equatable {
-    /// Ticks since the machine started.
-    public let startTime: UInt64
+public struct ProcessIdentity: Sendable {
     /// The file that it runs; nil where one may not know.
     public let executable: String?
-    /// Where code, stack, arguments and environment lie: placed anew by each exec. Zeros where one
-    /// may not know.
-    private let places: [UInt64]
+    /// Ticks since the machine started.
+    private let startTime: UInt64
+    /// Where its code and its stack lie: placed anew by each exec. Nil where one may not know.
+    private let places: [UInt64]?
 
     /// - Throws: `.unreadable` (ENOENT, ESRCH) where there is no such process.
     public init(pid: Int32) throws(ProcFSError) {
@@ -41,10 +40,18 @@ public struct ProcessIdentity: Sendable, Equatable {
             number - 3 < fields.count ? UInt64(fields[number - 3]) ?? 0 : 0
         }
         startTime = field(22)
-        places = [26, 27, 28, 48, 49, 50, 51].map(field)
+        let places = [26, 27, 28].map(field)
+        self.places = places.contains(0) ? nil : places
         executable = DirectoryListing.linkTarget("/proc/\(pid)/exe")
     }
 
     /// Whether it is the same process, whatever it runs.
     public func isSameProcess(as other: ProcessIdentity) -> Bool { startTime == other.startTime }
+
+    /// Whether the process has executed a program since it was `before`. The same program without
+    /// address space randomisation is not told apart.
+    public func hasExecuted(since before: ProcessIdentity) -> Bool {
+        guard let places, let old = before.places else { return false }
+        return places != old
+    }
 }

@@ -89,7 +89,7 @@ enum ScreenText {
 struct ScreenLine: ExpressibleByStringInterpolation {
     /// A colour never says anything by itself: what is a warning also has a sign or a word.
     enum Style {
-        case plain, heading, faint, warning
+        case plain, heading, faint, chart, warning
     }
 
     private var pieces: [(text: String, style: Style)]
@@ -121,6 +121,7 @@ struct ScreenLine: ExpressibleByStringInterpolation {
         case .plain: text
         case .heading: text.bold
         case .faint: text.dim
+        case .chart: text.cyan
         case .warning: text.yellow
         }
     }

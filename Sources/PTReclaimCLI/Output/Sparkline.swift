@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A chart of a few rows, one column for each value, the newest on the right.
+/// A chart of a few rows, one column for each value, the newest last.
 struct Sparkline {
     /// What the top of the chart stands for.
     let top: Double
@@ -12,15 +12,12 @@ struct Sparkline {
     private static let blocks: [Character] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"]
     private static let marks: [Character] = [".", ":", "#"]
 
-    /// The rows, the highest first, each `columns` wide. Nil is a value that is unknown, and leaves a
+    /// The rows, the highest first, at most `columns` wide. Nil is a value that is unknown, and leaves a
     /// gap; zero is a line at the bottom; whatever is not zero is more than that.
     func lines(_ values: [Double?]) -> [String] {
         let steps = isUTF8 ? Self.blocks : Self.marks
         let shown = values.suffix(columns)
-        let padding = String(repeating: " ", count: columns - shown.count)
-        return (0..<rows).reversed().map { row in
-            padding + String(shown.map { cell($0, row: row, steps) })
-        }
+        return (0..<rows).reversed().map { row in String(shown.map { cell($0, row: row, steps) }) }
     }
 
     private func cell(_ value: Double?, row: Int, _ steps: [Character]) -> Character {
