@@ -61,7 +61,7 @@ struct PTReclaimCommand: ParsableCommand {
 }
 
 struct ProcessArgument: ParsableArguments {
-    @Argument(help: "Process ID.")
+    @Argument(help: "Process ID.", completion: .processes)
     var pid: Int32
 
     func validate() throws {
