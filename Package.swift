@@ -159,7 +159,7 @@ let package = Package(
             name: "call-cost", dependencies: ["PTReclaim", "LiveSpace", "ReclaimCore", "CLinuxMM"],
             path: "Benchmarks/Call", swiftSettings: hostSettings),
         // The same for a pass of the service thread: the shim's own sources (links), one module as
-        // in the shim, but with the Swift runtime.
+        // in the shim, but with the Swift runtime. Memory and output are call-cost's (links).
         .executableTarget(
             name: "scan-cost", dependencies: ["CLinuxMM"], path: "Benchmarks/Scan",
             swiftSettings: hostSettings + [
