@@ -185,6 +185,10 @@ let package = Package(
             cSettings: cSettings),
         .executableTarget(
             name: "idle-space", path: "Benchmarks/Space", cSettings: cSettings),
+        // The scans of `ptreclaim inspect`, to measure it by.
+        .executableTarget(
+            name: "bare-scans", dependencies: ["CLinuxMM"], path: "Benchmarks/BareScans",
+            cSettings: cSettings),
         // The same for any allocator: these link none, so LD_PRELOAD chooses it. What the tortures
         // share are links.
         .executableTarget(

@@ -13,7 +13,7 @@ struct PTReclaimCommand: ParsableCommand {
         version: "ptreclaim 0.1.0",
         subcommands: [
             Doctor.self, Inspect.self, Run.self, Stats.self, Ctl.self, Simulate.self,
-            MeasureCosts.self, Conform.self,
+            MeasureCosts.self, Conform.self, Top.self, Watch.self,
         ])
 
     static func main() {
