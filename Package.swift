@@ -81,6 +81,7 @@ let package = Package(
         .target(name: "CStatsPage"),
         .target(name: "CTraceFile"),
         .target(name: "CReclaim"),
+        .target(name: "COptions"),
         .systemLibrary(
             name: "CJemalloc", pkgConfig: "jemalloc", providers: [.apt(["libjemalloc-dev"])]),
 
@@ -122,8 +123,8 @@ let package = Package(
         .executableTarget(
             name: "PTReclaimCLI",
             dependencies: [
-                "ProcFS", "TraceFile", "CLinuxMM", "Conformance", "LiveSpace", "PageTableModel",
-                "PageTableSimulator", "ReclaimCore",
+                "ProcFS", "TraceFile", "CLinuxMM", "COptions", "Conformance", "LiveSpace",
+                "PageTableModel", "PageTableSimulator", "ReclaimCore",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "TextTable", package: "TextTable"),
                 .product(name: "Rainbow", package: "Rainbow"),
