@@ -138,7 +138,7 @@ extension String {
 
 extension StatsPage {
     /// Whether its mode is one in which `group` counts.
-    fileprivate func counts(_ group: Group) -> Bool {
+    func counts(_ group: Group) -> Bool {
         switch group {
         case .refusal: false
         case .hooks: mode.hasPrefix("hooks")
