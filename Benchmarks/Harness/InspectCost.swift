@@ -21,9 +21,19 @@ enum InspectCost {
         var scanCount = 0
         var peakMegabytes: [Double] = []
 
-        /// What the command takes beyond `factorAllowed` times its scans.
-        var millisecondsBeyond: [Double] {
+        private var millisecondsBeyond: [Double] {
             pairs.map { 1000 * ($0.command - factorAllowed * $0.scans) }
+        }
+
+        var rows: [Looking.Row] {
+            [
+                Looking.Row(
+                    name: "inspect, beyond \(decimal(factorAllowed, 1)) x its scans", unit: "ms",
+                    values: millisecondsBeyond, allowed: millisecondsAllowed),
+                Looking.Row(
+                    name: "inspect, peak of its memory", unit: "MB", values: peakMegabytes,
+                    allowed: megabytesAllowed),
+            ]
         }
 
         var note: String {

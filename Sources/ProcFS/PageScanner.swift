@@ -6,7 +6,7 @@ internal import ReclaimCore
 
 /// PAGEMAP_SCAN on a process that may be another one, with room for what it returns that is used
 /// again: a census makes a call for each table.
-struct PageScanner: ~Copyable {
+@safe struct PageScanner: ~Copyable {
     /// Which pages are returned, and with which of their categories. 0 asks for nothing.
     struct Filter {
         var all: UInt32 = 0
