@@ -81,7 +81,6 @@ let package = Package(
         .target(name: "CStatsPage"),
         .target(name: "CTraceFile"),
         .target(name: "CReclaim"),
-        .target(name: "COptions"),
         .systemLibrary(
             name: "CJemalloc", pkgConfig: "jemalloc", providers: [.apt(["libjemalloc-dev"])]),
 
@@ -120,6 +119,8 @@ let package = Package(
         .target(
             name: "ProcFS", dependencies: ["ReclaimCore", "CLinuxMM", "CControl", "CStatsPage"],
             swiftSettings: hostSettings),
+        // The preload library's table of options (a link), for the manual.
+        .target(name: "COptions"),
         .executableTarget(
             name: "PTReclaimCLI",
             dependencies: [
