@@ -182,6 +182,10 @@ let package = Package(
             name: "fence-waits", path: "Benchmarks/Waits", cSettings: cSettings),
         .executableTarget(
             name: "idle-space", path: "Benchmarks/Space", cSettings: cSettings),
+        // The scans of `ptreclaim inspect`, to measure it by.
+        .executableTarget(
+            name: "bare-scans", dependencies: ["CLinuxMM"], path: "Benchmarks/BareScans",
+            cSettings: cSettings),
         // The same for any allocator: these link none, so LD_PRELOAD chooses it. What they share with
         // the two above are links.
         .executableTarget(

@@ -7,16 +7,17 @@ import TextTable
 
 struct Looking: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "What it takes to look at processes: ptreclaim top and ptreclaim watch.",
+        abstract: "What it takes to look at processes: ptreclaim inspect, top and watch.",
         discussion: """
-            top: 300 processes of 4 MB, and whatever else runs, in one pass; the time of the whole \
+            inspect: one process of 100,000 PTE tables, in turns with a program that makes the same \
+            scans and nothing else. top: 300 processes of 4 MB, and whatever else runs, in one pass; the time of the whole \
             command. watch: CPU time at one look a second, on a process of 1 GB, all of it written to, \
             on a terminal (of script, from util-linux) and into a pipe, three of each at a time.
             """)
 
     @OptionGroup var options: TableOptions
 
-    @Option(help: "Passes of top.")
+    @Option(help: "Passes of top, and pairs of inspect with its scans.")
     var passes = 15
 
     @Option(help: "Seconds for which watch is measured.")
@@ -42,8 +43,12 @@ struct Looking: ParsableCommand {
         _ = try Shim.build(product: "idle-space", what: "idle-space")
         let program = products.appending(path: "ptreclaim").path
         let space = products.appending(path: "idle-space").path
+        _ = try Shim.build(product: "bare-scans", what: "bare-scans")
         let machine = Machine.current()
-        var rows = [try top(program, space)]
+        let inspect = try InspectCost.measure(
+            in: products, pairs: options.quick ? min(passes, 5) : passes)
+        var rows = inspect.rows
+        rows.append(try top(program, space))
         rows += try watch(program, space)
         let verdicts = rows.map { row in
             Verdict(
@@ -53,9 +58,10 @@ struct Looking: ParsableCommand {
         }
         let report = TableReport(
             "looking", machine: machine,
-            commands: ["\(program) top --once", "\(program) watch PID"], rows: rows,
-            verdicts: verdicts)
-        try report.finish(options, note: Tool.find("script") == nil ? Self.skipped : "") { rows in
+            commands: ["inspect PID", "top --once", "watch PID"].map { "\(program) \($0)" },
+            rows: rows, verdicts: verdicts)
+        let note = [inspect.note] + (Tool.find("script") == nil ? [Self.skipped] : [])
+        try report.finish(options, note: note.joined(separator: "\n")) { rows in
             TextTable<Row> { row in
                 [
                     Column(title: "", value: row.name),

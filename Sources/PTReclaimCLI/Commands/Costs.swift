@@ -37,10 +37,8 @@ struct MeasureCosts: ParsableCommand {
         costs.measuredOn = Self.machine()
         for (cost, figure) in meter.figures { costs[cost] = figure.median }
         if let json {
-            do { try costs.json().write(to: URL(fileURLWithPath: json)) } catch {
-                PTReclaimCommand.fail(
-                    "\(json): \(error.localizedDescription)", command: "costs")
-            }
+            let text = String(decoding: try costs.json(), as: UTF8.self)
+            OutputFile(path: json, command: "costs").write(text)
         }
         print(costs.measuredOn)
         print(Self.table(costs, meter))
