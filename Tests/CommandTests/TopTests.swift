@@ -194,6 +194,9 @@ private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
     func screen(columns: Int) async throws {
         let terminal = try terminal(["--interval", "0.2"], columns: columns)
         let before = terminal.settingsBefore
+        try await terminal.output(where: hasFrame)
+        // Both arrows, and a key that means nothing here.
+        terminal.type("\u{1b}[B\u{1b}OA\u{1b}[15~")
         let output = try await terminal.output { PseudoTerminal.frames($0).count >= 3 }
         #expect(output.contains("\u{1b}[?1049h") && terminal.settings != before)
         for frame in PseudoTerminal.frames(output) {

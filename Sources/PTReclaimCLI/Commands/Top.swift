@@ -47,7 +47,8 @@ struct Top: ParsableCommand {
 
     func run() throws {
         if !once, !json, let screen = LiveScreen() {
-            TopScreen(order: sort, interval: .seconds(interval), limit: lines).run(on: screen)
+            var live = TopScreen(order: sort, interval: .seconds(interval), limit: lines)
+            live.run(on: screen)
             return
         }
         let table = ProcessTable(by: sort)
