@@ -49,7 +49,7 @@ private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
             // The second oracle: what inspect says of it.
             let inspect = try await Victim.run(
                 [PackageFiles.executable("ptreclaim"), "inspect", "\(pid)", "--json"])
-            let census = try self.object(inspect)
+            let census = try CommandTests.object(inspect)
             for key in ["vm_pte_bytes", "needed_bytes", "waste_bytes"] {
                 #expect(process[key] as? Int == census[key] as? Int, "\(key)")
             }
@@ -59,12 +59,6 @@ private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
                     $0["pid"] as? Int == 2 && $0["command"] as? String == "kthreadd"
                 })
         }
-    }
-
-    private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
-        try #require(
-            try JSONSerialization.jsonObject(with: Data(outcome.output.utf8)) as? [String: Any],
-            "\(outcome)")
     }
 
     @Test(
@@ -199,6 +193,8 @@ private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
         terminal.type("\u{1b}[B\u{1b}OA\u{1b}[15~")
         let output = try await terminal.output { PseudoTerminal.frames($0).count >= 3 }
         #expect(output.contains("\u{1b}[?1049h") && terminal.settings != before)
+        // Erasing behind a full line takes its last character.
+        #expect(!output.contains("\u{1b}[K") && !output.contains("\u{1b}[J"))
         for frame in PseudoTerminal.frames(output) {
             #expect(frame.count == 24)
             for line in frame { #expect(line.count <= columns, "\(line)") }

@@ -138,11 +138,11 @@ public final class PseudoTerminal {
             description: "not seen within \(limit): \(output.suffix(3000).debugDescription)")
     }
 
-    /// The whole frames of `output`: what lies between going home and erasing the rest, as lines,
+    /// The whole frames of `output`: what lies between going home and the end of the update, as lines,
     /// without colours.
     public static func frames(_ output: String) -> [[String]] {
         output.components(separatedBy: "\u{1b}[H").dropFirst().compactMap { piece in
-            let parts = piece.components(separatedBy: "\u{1b}[J")
+            let parts = piece.components(separatedBy: "\u{1b}[?2026l")
             guard parts.count > 1 else { return nil }
             // The terminal may have put a carriage return of its own before the line feed.
             return parts[0].unicodeScalars.filter { $0 != "\r" }.split(
