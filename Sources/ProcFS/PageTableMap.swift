@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import ReclaimCore
+internal import ReclaimCore
 
 /// The address space of a process as a picture: rows of cells, a cell for a span or for a group of
 /// neighbouring spans. Rows without a table are left out.

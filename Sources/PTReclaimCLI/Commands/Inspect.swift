@@ -8,7 +8,10 @@ struct Inspect: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Shows VmPTE, what live pages need of it, and the waste, of a running process.",
         discussion: """
-            Looks without stopping the process; with or without the preload library in it.
+            Looks without stopping the process; with or without the preload library in it. The \
+            waste is VmPTE minus what the live pages need: empty PTE tables, mostly.
+
+            Works on processes that one may ptrace: of one's own, mostly, and as root on all.
 
             --map draws the address space: a cell for each 2 MiB that a PTE table maps, or for a \
             group of them where there are many; the fuller its tables, the darker, and x where \
@@ -18,7 +21,7 @@ struct Inspect: ParsableCommand {
               ptreclaim inspect $(pidof redis-server)
               ptreclaim inspect 4711 --map
               ptreclaim inspect 4711 --svg /tmp/tables.svg
-              ptreclaim inspect 4711 --json
+              ptreclaim inspect 4711 --json | jq .waste_bytes
             """)
 
     @OptionGroup var process: ProcessArgument

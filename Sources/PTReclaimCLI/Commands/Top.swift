@@ -6,6 +6,10 @@ internal import ProcFS
 struct Top: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Shows all processes, those that waste most page tables first.",
+        usage: """
+            ptreclaim top [--once] [--json] [--interval <seconds>] [--lines <n>]
+                          [--sort <column>]
+            """,
         discussion: """
             Looks without stopping any process. A process that one may not ptrace is counted and not \
             shown: run as root to see all. Kernel threads have no page tables of their own.

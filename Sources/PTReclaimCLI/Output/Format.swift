@@ -39,7 +39,10 @@ enum Format {
             row("tables freed by", StatsJSON.backendName(page)),
         ]
         for counter in page.counters where all || counter.value > 0 || page.counts(counter.group) {
-            lines.append(row(counter.name, "\(counter.value)") + "  \(counter.meaning)")
+            let head = row(counter.name, "\(counter.value)") + "  "
+            let meaning = counter.meaning.wrapped(
+                to: Terminal.textColumns, hanging: 26, behind: head.count)
+            lines += [head + meaning[0]] + meaning.dropFirst()
         }
         if !page.kept.isEmpty {
             lines.append("tables kept, by reason:")
