@@ -48,7 +48,8 @@ struct Top: ParsableCommand {
 
     func run() throws {
         if !once, !json, let screen = LiveScreen() {
-            TopScreen(order: sort, interval: .seconds(interval), limit: lines).run(on: screen)
+            var live = TopScreen(order: sort, interval: .seconds(interval), limit: lines)
+            live.run(on: screen)
             return
         }
         let table = ProcessTable(by: sort)
