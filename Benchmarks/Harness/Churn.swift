@@ -174,7 +174,8 @@ struct ChurnPlayer {
     let plan: ChurnPlan
     let meters: [Meter]
 
-    func play() throws -> [Measurement] {
+    /// - Parameter done: told the name of each step when its work is done, before the wait.
+    func play(done: (String) -> Void = { _ in }) throws -> [Measurement] {
         var rows: [Measurement] = []
         let total = meters.count * (1 + 2 * plan.cycleCount)
         func step(
@@ -185,6 +186,7 @@ struct ChurnPlayer {
                     rows.count, of: total, "\(name) (\(meter.target.configuration.rawValue))")
                 try work(meter.target, meter)
             }
+            done(name)
             Progress.show(rows.count, of: total, "\(name): waiting for the decay")
             waitAndSample()
             for meter in meters {
@@ -211,6 +213,8 @@ struct ChurnPlayer {
 
     private func waitAndSample() {
         let end = ContinuousClock.now + .seconds(plan.waitSeconds)
+        for meter in meters { meter.beginWait() }
+        defer { for meter in meters { meter.endWait() } }
         while ContinuousClock.now < end {
             Thread.sleep(forTimeInterval: 0.1)
             for meter in meters { meter.sampleIfDue() }

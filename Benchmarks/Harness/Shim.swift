@@ -9,7 +9,7 @@ struct HarnessError: Error, CustomStringConvertible {
 }
 
 /// A mode of the preload library.
-enum Mode: String, CaseIterable, ExpressibleByArgument, Encodable {
+enum Mode: String, CaseIterable, ExpressibleByArgument, Codable {
     case hooks
     case madvise
     case scan
@@ -18,6 +18,9 @@ enum Mode: String, CaseIterable, ExpressibleByArgument, Encodable {
 
     /// The service thread frees in it, behind fences.
     var isFenced: Bool { self != .hooks }
+
+    /// jemalloc's hooks free in it.
+    var hasHooks: Bool { self == .hooks || self == .hooksAndScan }
 }
 
 /// The preload library that is measured. SwiftPM does not build a dynamic product for an
