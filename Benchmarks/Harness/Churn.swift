@@ -9,12 +9,25 @@ struct Benchmarks: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "Benchmarks",
         abstract: "Shows what the preload library does for servers with jemalloc."
-            + " Without a subcommand: churn.",
+            + " Without a subcommand: churn. `--report DIR` is `report DIR`.",
         subcommands: [
             Churn.self, Variants.self, Speed.self, Idle.self, Call.self, Model.self, Scan.self,
-            Waits.self, IdleScan.self, Allocators.self, Modes.self, RSS.self,
+            Waits.self, IdleScan.self, Allocators.self, Modes.self, RSS.self, MakeReport.self,
         ],
         defaultSubcommand: Churn.self)
+
+    /// Exit status: 0 done, 1 failed or a target missed, 2 usage.
+    static func main() {
+        do {
+            var command = try parseAsRoot(
+                subcommandFirst(Array(CommandLine.arguments.dropFirst())))
+            try command.run()
+        } catch {
+            guard exitCode(for: error) == .validationFailure else { exit(withError: error) }
+            FileHandle.standardError.write(Data((fullMessage(for: error) + "\n").utf8))
+            Foundation.exit(2)
+        }
+    }
 }
 
 struct ChurnOptions: ParsableArguments {

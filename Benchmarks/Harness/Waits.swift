@@ -147,7 +147,14 @@ extension Times: Codable {
 
     init(from decoder: any Decoder) throws {
         let container = try decoder.container(keyedBy: CodingKeys.self)
-        self.init(buckets: try container.decode(String.self, forKey: .buckets))
+        let buckets = try container.decode(String.self, forKey: .buckets)
+        // Hours, and more than anybody counts: a file that was tampered with.
+        guard Self.pairs(buckets).allSatisfy({ $0.nanoseconds < 1 << 44 && $0.count < 1 << 44 })
+        else {
+            throw DecodingError.dataCorruptedError(
+                forKey: .buckets, in: container, debugDescription: "a time or a count is too large")
+        }
+        self.init(buckets: buckets)
     }
 
     func encode(to encoder: any Encoder) throws {
