@@ -187,7 +187,8 @@ struct ChurnPlayer {
     let plan: ChurnPlan
     let meters: [Meter]
 
-    /// - Parameter done: told the name of each step when its work is done, before the wait.
+    /// - Parameter done: told the name of each step when its work is done, before the wait; where
+    ///   there is only one cycle, without its number.
     func play(done: (String) -> Void = { _ in }) throws -> [Measurement] {
         var rows: [Measurement] = []
         let total = meters.count * (1 + 2 * plan.cycleCount)
@@ -199,7 +200,7 @@ struct ChurnPlayer {
                     rows.count, of: total, "\(name) (\(meter.target.configuration.rawValue))")
                 try work(meter.target, meter)
             }
-            done(name)
+            done(plan.cycleCount == 1 && name.hasSuffix(" 1") ? String(name.dropLast(2)) : name)
             Progress.show(rows.count, of: total, "\(name): waiting for the decay")
             waitAndSample()
             for meter in meters {

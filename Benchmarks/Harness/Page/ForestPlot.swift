@@ -16,9 +16,9 @@ struct ForestPlot {
     let description: String
     let rows: [Row]
 
-    private static let width = 520.0
+    private static let width = 480.0
     private static let left = 14.0
-    private static let right = 506.0
+    private static let right = 466.0
     private static let rowHeight = 36.0
     private static let top = 28.0
     /// What lies beyond is an arrow.
@@ -49,7 +49,8 @@ struct ForestPlot {
         parts.append(Drawing.line(place(1), Self.top, place(1), bottom, "one"))
         parts.append(
             Drawing.text(
-                "ratio library / plain; 1 is no difference, and the axis does not begin at 0",
+                "ratio library / plain; 1 is no difference"
+                    + (scale.low > 0 ? ", and the axis does not begin at 0" : ""),
                 (Self.left + Self.right) / 2, bottom + 33, "small", anchor: "middle"))
         for (index, row) in rows.enumerated() {
             let y = Self.top + Double(index) * Self.rowHeight

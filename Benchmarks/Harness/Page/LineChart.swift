@@ -37,15 +37,15 @@ struct LineChart {
     let most: Double
     let longest: Double
 
-    private static let width = 520.0
-    private static let left = 46.0
-    private static let right = 400.0
+    private static let width = 450.0
+    private static let left = 42.0
+    private static let right = 330.0
     private static let plotHeight = 180.0
     private static let labelHeight = 14.0
 
     func svg() -> String {
-        let x = Scale(from: 0, to: longest, count: 6)
-        let y = Scale(from: 0, to: most, count: 4)
+        let x = Scale(from: 0, to: longest, count: 5)
+        let y = Scale(from: 0, to: most, count: 5)
         // The time ends where the lines end: there their names are.
         let end = longest > 0 ? longest : x.high
         func place(_ seconds: Double) -> Double {
@@ -88,10 +88,14 @@ struct LineChart {
                             .joined(separator: " "),
                     ]))
         }
-        for label in labels(top: top, bottom: bottom, height) {
+        for label in labels(bottom: bottom, place, height) {
+            let points = [
+                (label.endX, label.endY), (Self.right + 1, label.endY), (Self.right + 14, label.y),
+            ].map { "\(Drawing.number($0.0)),\(Drawing.number($0.1))" }
             parts.append(
-                Drawing.line(
-                    Self.right + 1, label.end, Self.right + 14, label.y, "leader \(label.kind)"))
+                Markup.element(
+                    "polyline",
+                    ["class": "leader \(label.kind)", "points": points.joined(separator: " ")]))
             parts.append(Drawing.text(label.text, Self.right + 17, label.y + 4, label.kind))
         }
         return Drawing.picture(
@@ -99,18 +103,27 @@ struct LineChart {
             parts)
     }
 
-    /// Names and last values, moved apart.
+    /// A line's name and its last value.
+    private struct Label {
+        let text: String
+        let kind: String
+        /// Where the line ends.
+        let endX: Double
+        let endY: Double
+        var y: Double
+    }
+
+    /// Moved apart.
     private func labels(
-        top: Double, bottom: Double, _ height: (Double) -> Double
-    ) -> [(text: String, kind: String, end: Double, y: Double)] {
+        bottom: Double, _ place: (Double) -> Double, _ height: (Double) -> Double
+    ) -> [Label] {
         var labels = lines.compactMap { line in
-            line.points.last.map {
-                (
-                    text: "\(line.name) \(decimal($0.value, 0))", kind: line.style.kind,
-                    end: height($0.value), y: height($0.value)
-                )
+            line.points.last.map { last in
+                Label(
+                    text: "\(line.name) \(decimal(last.value, 0))", kind: line.style.kind,
+                    endX: place(last.seconds), endY: height(last.value), y: height(last.value))
             }
-        }.sorted { $0.end < $1.end }
+        }.sorted { $0.endY < $1.endY }
         for index in labels.indices.dropFirst() {
             labels[index].y = max(labels[index].y, labels[index - 1].y + Self.labelHeight)
         }

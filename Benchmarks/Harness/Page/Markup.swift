@@ -123,7 +123,14 @@ struct Scale {
 
     func fraction(_ value: Double) -> Double { (value - low) / (high - low) }
 
-    func label(_ tick: Double) -> String { decimal(tick, digits) }
+    /// Without zeros at its end.
+    func label(_ tick: Double) -> String {
+        var text = decimal(tick, digits)
+        guard text.contains(".") else { return text }
+        while text.hasSuffix("0") { text.removeLast() }
+        if text.hasSuffix(".") { text.removeLast() }
+        return text
+    }
 }
 
 /// Names of places on the x axis, above the plot, in as many rows as it takes.

@@ -63,7 +63,7 @@ extension Verdict.Status {
     var word: String {
         switch self {
         case .passed: "passed"
-        case .failed: "missed"
+        case .failed: "failed"
         case .notResolved: "not resolved"
         case .notCounted: "not counted"
         case .skipped: "skipped"
@@ -96,7 +96,8 @@ struct Overview {
         let played = modes.filter { mode in
             outcomes.contains { $0.processes.contains { $0.mode == mode } }
         }
-        titles = played.map { $0?.rawValue ?? "plain" }
+        // A line may end behind the +.
+        titles = played.map { ($0?.rawValue ?? "plain").replacing("+", with: "+\u{200B}") }
         rows = outcomes.map { outcome in
             Row(
                 program: outcome.program, allocator: outcome.allocator.rawValue,

@@ -50,7 +50,10 @@ enum PageTemplate {
         <p>Each program is filled and emptied, plain and in each mode, side by side. They are worked on in
         turn, and the clock of each stands still while another is worked on, so the same work stands at
         the same time. Both drawings of a program have the same scales; numbers at the lines are the last
-        ones. A mode passes where it leaves at most 2 % of VmPTE or 32 kB that it may touch.</p>
+        ones. A mode passes where it leaves at most 2 % of VmPTE or 32 kB that it may touch; it is not
+        counted where plain wastes less than 20 %, so that there is little to free, or where it does nothing.
+        What may not be touched: a table whose 2 MiB belong to more than one mapping (crossesVMA),
+        and PMD and PUD tables (upperTables).</p>
         {{^churns}}<p class="failure">No program was played.</p>{{/churns}}
         {{#churns}}
         <article>
@@ -60,7 +63,7 @@ enum PageTemplate {
         {{#hasDrawings}}<div class="drawings">{{#drawings}}<figure>{{{.}}}</figure>{{/drawings}}</div>{{/hasDrawings}}
         {{#hasRows}}
         <div class="table"><table>
-        <thead><tr><th scope="col">mode</th><th scope="col" class="number">VmPTE kB</th><th scope="col" class="number">waste kB</th><th scope="col" class="number">%</th><th scope="col">not to be touched, kB</th><th scope="col">target</th></tr></thead>
+        <thead><tr><th scope="col">mode</th><th scope="col" class="number">VmPTE kB</th><th scope="col" class="number">waste kB</th><th scope="col" class="number">%</th><th scope="col">not to be touched</th><th scope="col">target</th></tr></thead>
         <tbody>
         {{#rows}}<tr><th scope="row">{{mode}}</th><td class="number">{{vmPTE}}</td><td class="number">{{waste}}</td><td class="number">{{percent}}</td><td>{{untouchable}}</td><td>{{word}}</td></tr>
         {{/rows}}
@@ -122,7 +125,7 @@ enum PageTemplate {
         {{#drawing}}<figure>{{{drawing}}}</figure>{{/drawing}}
         {{#hasRows}}
         <div class="table"><table>
-        <thead><tr><th scope="col">scenario</th><th scope="col" class="number">writes</th><th scope="col" class="number">p50</th><th scope="col" class="number">p99</th><th scope="col" class="number">p99.9</th><th scope="col" class="number">max</th></tr></thead>
+        <thead><tr><th scope="col">writes</th><th scope="col" class="number">count</th><th scope="col" class="number">p50</th><th scope="col" class="number">p99</th><th scope="col" class="number">p99.9</th><th scope="col" class="number">max</th></tr></thead>
         <tbody>
         {{#rows}}<tr><th scope="row">{{name}}</th><td class="number">{{count}}</td><td class="number">{{p50}}</td><td class="number">{{p99}}</td><td class="number">{{p999}}</td><td class="number">{{longest}}</td></tr>
         {{/rows}}
@@ -186,7 +189,7 @@ enum PageTemplate {
         .notice { padding: 0.5rem 0.8rem; background: var(--notice); }
         .failure { padding-left: 0.7rem; border-left: 4px solid var(--madvise); overflow-wrap: anywhere; }
         .drawings { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 0.5rem 1.5rem; }
-        figure { margin: 0.4rem 0; max-width: 40rem; }
+        figure { margin: 0.4rem 0; max-width: 35rem; }
         svg { display: block; width: 100%; height: auto; }
         .table { overflow-x: auto; }
         table { border-collapse: collapse; margin: 0.4rem 0; font-size: 0.88rem; font-variant-numeric: tabular-nums; }
@@ -194,6 +197,7 @@ enum PageTemplate {
         thead th { border-bottom: 1px solid var(--ink); }
         tbody th { font-weight: normal; }
         .number { text-align: right; white-space: nowrap; }
+        thead .number { white-space: normal; }
         .strong { font-weight: bold; }
         .allocator { white-space: nowrap; }
         ul { padding-left: 1.2rem; font-size: 0.88rem; }
@@ -208,7 +212,7 @@ enum PageTemplate {
         .axis { stroke: var(--faint); }
         .mark { stroke: var(--faint); stroke-dasharray: 1 3; }
         .line { fill: none; stroke: var(--ink); stroke-width: 2; stroke-linejoin: round; }
-        .leader { stroke: var(--ink); stroke-width: 0.8; }
+        .leader { fill: none; stroke: var(--ink); stroke-width: 0.8; }
         .hooks { stroke: var(--hooks); } .madvise { stroke: var(--madvise); } .scan { stroke: var(--scan); }
         .both { stroke: var(--both); } .auto { stroke: var(--auto); }
         svg text.hooks { fill: var(--hooks); stroke: none; } svg text.madvise { fill: var(--madvise); stroke: none; }
@@ -219,6 +223,11 @@ enum PageTemplate {
         .interval { stroke: var(--hooks); stroke-width: 2; }
         .point { fill: var(--hooks); stroke: var(--hooks); stroke-width: 2; } .point.open { fill: var(--paper); }
         .arrow, .bar { fill: var(--hooks); }
+        @media (max-width: 34rem) {
+          table { font-size: 0.75rem; }
+          th, td { padding-right: 0.45rem; }
+          td, th { overflow-wrap: break-word; }
+        }
         @media print {
           :root {
             color-scheme: light;
@@ -230,6 +239,7 @@ enum PageTemplate {
           .drawings { grid-template-columns: 1fr 1fr; }
           .drawings > .table { grid-column: auto; }
           .table { overflow: visible; }
+          table, ul { font-size: 8pt; }
           article, figure, table, tr, pre, .notice { break-inside: avoid; }
           h2, h3 { break-after: avoid; }
           .bar, .band { print-color-adjust: exact; -webkit-print-color-adjust: exact; }

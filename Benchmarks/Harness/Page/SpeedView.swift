@@ -46,7 +46,9 @@ struct SpeedView {
                 rate: ForestPlot.figures(one.result.rate), rateWord: verdicts[1].status.word)
         }
         hasRows = !rows.isEmpty
-        summary = Self.summary(verdicts.flatMap { $0 }.map(\.status))
+        summary = Self.summary(
+            verdicts.flatMap { $0 }.map(\.status),
+            results.flatMap { [$0.result.cpu, $0.result.rate] })
         guard hasRows else {
             drawings = []
             return
@@ -58,7 +60,8 @@ struct SpeedView {
             ForestPlot(
                 id: id, title: title,
                 description: "\(title), library / plain, with intervals of 95 %. "
-                    + Self.summary(verdicts.map { $0[index].status }),
+                    + Self.summary(
+                        verdicts.map { $0[index].status }, results.map { ratio($0.result) }),
                 rows: zip(results, verdicts).map { one, verdicts in
                     ForestPlot.Row(
                         name: one.name, ratio: ratio(one.result), word: verdicts[index].status.word)
@@ -71,17 +74,15 @@ struct SpeedView {
         ]
     }
 
-    private static func summary(_ statuses: [Verdict.Status]) -> String {
+    private static func summary(_ statuses: [Verdict.Status], _ ratios: [RatioEstimate]) -> String {
         guard !statuses.isEmpty else { return "No comparison has figures." }
         func count(_ status: Verdict.Status) -> Int { statuses.count { $0 == status } }
-        var words = "Of \(statuses.count) ratios \(count(.passed)) are within the 1 % allowed"
-        if count(.failed) > 0 { words += ", \(count(.failed)) miss it" }
-        words += ", and \(count(.notResolved)) are not resolved"
-        if count(.notResolved) > 0 {
-            words +=
-                ": their intervals are wider than ± 1 %, so no difference is shown, and one as large as "
-                + "the interval is not excluded"
-        }
-        return words + "."
+        let different = ratios.count { $0.low > 1 || $0.high < 1 }
+        return "Of \(statuses.count) ratios \(count(.passed)) keep their target, \(count(.failed)) "
+            + "miss it, and \(count(.notResolved)) are not resolved"
+            + (count(.notResolved) > 0
+                ? ": their intervals are wider than ± 1 %, and the ratio may be anywhere in them. "
+                : ". ")
+            + "\(different) of all intervals do not contain 1."
     }
 }

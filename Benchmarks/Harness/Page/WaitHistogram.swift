@@ -9,9 +9,9 @@ struct WaitHistogram {
     let description: String
     let times: Times
 
-    private static let width = 520.0
-    private static let left = 46.0
-    private static let right = 506.0
+    private static let width = 450.0
+    private static let left = 42.0
+    private static let right = 438.0
     private static let plotHeight = 170.0
     private static let binsPerDecade = 10.0
 

@@ -50,8 +50,8 @@ struct WaitView {
         rows = found.flatMap { row in
             let kind = row.hasShim ? "scan" : "plain"
             return [
-                Row("\(kind), all writes", row.touches),
-                Row("\(kind), those that slept", row.waits),
+                Row("\(kind), all", row.touches),
+                Row("\(kind), slept", row.waits),
             ]
         }
         hasRows = true
