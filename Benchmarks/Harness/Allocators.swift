@@ -110,7 +110,7 @@ struct WasteRow: Codable {
     let allocator: Allocator
     /// nil: plain.
     let mode: Mode?
-    /// What `auto` has chosen.
+    /// What `auto` has chosen, or what is left of `hooks+scan` without a fence.
     let chosenMode: String?
     let vmPTE: UInt
     let needed: UInt
@@ -155,9 +155,7 @@ struct WasteRow: Codable {
         do {
             let page = try StatsPage.read(pid: pid)
             guard page.mode != "off" || mode == .auto else {
-                let reasons = page.counters.filter { $0.group == .refusal && $0.value > 0 }.map(
-                    \.meaning)
-                throw HarnessError("process \(pid): off: \(reasons.joined(separator: "; "))")
+                throw HarnessError("process \(pid): off: \(page.refusal)")
             }
             return page
         } catch let error as ProcFSError {
@@ -171,7 +169,8 @@ struct WasteRow: Codable {
 
     var modeName: String {
         guard let mode else { return "plain" }
-        return mode == .auto ? "auto (\(chosenMode ?? "?"))" : mode.rawValue
+        let chosen = chosenMode ?? "?"
+        return chosen == mode.rawValue ? mode.rawValue : "\(mode.rawValue) (\(chosen))"
     }
 
     var servedWaste: UInt {

@@ -161,14 +161,13 @@ private final class ChurnPair {
     }
 
     func compare(pairs: Int, name: String) throws -> PairedRun.Result {
+        try StatsPage.read(pid: shimmed.pid).require(mode)
         for process in [plain, shimmed] { _ = try window(process) }
         let result = try PairedRun(name: name, pairs: pairs).play { hasShim in
             try window(hasShim ? shimmed : plain)
         }
-        let page = try StatsPage.read(pid: shimmed.pid)
-        guard page.mode == mode.rawValue else {
-            throw HarnessError("\(commandLine): mode \(page.mode)")
-        }
+        // At the end, too: a watchdog may have ended a mode meanwhile.
+        try StatsPage.read(pid: shimmed.pid).require(mode)
         return result
     }
 

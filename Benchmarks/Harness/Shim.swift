@@ -80,7 +80,7 @@ struct Shim {
     /// Returns the directory with the products. Builds each once.
     static func build(product: String, what: String) throws -> URL {
         let products = scratch.appending(path: "release")
-        guard Built.isFirst(product) else { return products }
+        guard !Built.has(product) else { return products }
         let arguments = [
             "swift", "build", "-c", "release", "--package-path", packageRoot.path,
             "--scratch-path", scratch.path, "--product", product,
@@ -91,6 +91,7 @@ struct Shim {
         guard result.status == 0 else {
             throw HarnessError("\(what) could not be built:\n\(result.output)")
         }
+        Built.add(product)
         return products
     }
 }
@@ -99,7 +100,8 @@ struct Shim {
 private enum Built {
     nonisolated(unsafe) private static var products: Set<String> = []
 
-    static func isFirst(_ product: String) -> Bool { unsafe products.insert(product).inserted }
+    static func has(_ product: String) -> Bool { unsafe products.contains(product) }
+    static func add(_ product: String) { unsafe products.insert(product) }
 }
 
 /// Other people's programs, run to their end.

@@ -92,6 +92,7 @@ struct Speed: ParsableCommand {
                     configuration, executable: server, shim: shim,
                     mallocOptions: decay.mallocOptions, in: directory.appending(path: name)))
         }
+        try StatsPage.read(pid: servers[1].pid).require(shim.mode)
         Progress.show(0, of: pairs, "warming up")
         for server in servers {
             try window.warmUp(server)
@@ -102,7 +103,9 @@ struct Speed: ParsableCommand {
         let result = try PairedRun(name: name, pairs: pairs).play { hasShim in
             try window.run(on: servers[hasShim ? 1 : 0])
         }
-        let decommits = (try StatsPage.read(pid: servers[1].pid)["decommits"] ?? 0)
+        let page = try StatsPage.read(pid: servers[1].pid)
+        try page.require(shim.mode)
+        let decommits = page["decommits"] ?? 0
         return Result(
             name: name, decay: decay.rawValue, mode: mode, command: servers[1].commandLine,
             figures: result,

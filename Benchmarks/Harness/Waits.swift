@@ -217,9 +217,7 @@ struct WaitRow: Codable {
         fencesOpened = page["fences_opened"] ?? 0
         // The watchdog ends fencing where the service thread does not get on; that is a result.
         guard page.mode == "scan" || fencesOpened > 0 else {
-            let reasons = page.counters.filter { $0.group == .refusal && $0.value > 0 }.map(
-                \.meaning)
-            throw HarnessError("no scan mode: \(reasons.joined(separator: "; "))")
+            throw HarnessError("no scan mode: \(page.refusal)")
         }
         fences = page["fences"] ?? 0
         fencesMet = page["fences_met"] ?? 0

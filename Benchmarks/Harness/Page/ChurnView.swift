@@ -85,7 +85,8 @@ struct ChurnView {
         func drawing(_ title: String, _ value: (TablePoint) -> UInt?) -> String? {
             let drawn = lines.map { process in
                 LineChart.Line(
-                    name: process.row?.modeName ?? process.mode?.rawValue ?? "plain",
+                    // It may have been off: then this is not the mode's line.
+                    name: process.row?.modeName ?? "\(process.mode?.rawValue ?? "plain") (failed)",
                     style: LineStyle(process.mode),
                     points: process.points.compactMap { point in
                         value(point).map { (point.seconds, Double($0) / 1024) }

@@ -62,10 +62,11 @@ extension Benchmarks {
     /// can have no options of its own: it stands for `report DIR …`.
     static func subcommandFirst(_ arguments: [String]) -> [String] {
         let option = "--report"
-        guard
+        // A subcommand stands first, and has its own options.
+        guard arguments.first?.hasPrefix("-") == true,
             let index = arguments.firstIndex(where: {
                 $0 == option || $0.hasPrefix(option + "=")
-            }), arguments[..<index].allSatisfy({ $0.hasPrefix("-") })
+            })
         else { return arguments }
         let directory =
             arguments[index] == option
