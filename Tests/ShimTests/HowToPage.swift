@@ -11,7 +11,7 @@ import TestSupport
 ///     <!-- try -->                           the next block of sh is run
 ///     <!-- expect                            lines that come out of it, in this order, each a
 ///     ^waste +[0-9]+ kB                      regular expression that is found in a whole line
-///     -->
+///     -->                                    (or one of them: <!-- expect: ^OK$ -->)
 ///     <!-- not tried: why -->                the next block of sh is not run
 ///
 /// A block without a language that follows `expect` is shown as what came out, and must satisfy the
@@ -70,17 +70,19 @@ struct HowToPage: Sendable {
             case "<!-- try -->":
                 mark = .tried
             case let text where text.hasPrefix("<!-- not tried:"):
-                let reason = text.dropFirst(15).replacing("-->", with: "")
-                    .trimmingCharacters(in: .whitespaces)
-                guard !reason.isEmpty else { throw failure(lines.number, "no reason") }
+                guard let reason = Self.inside(text, after: "<!-- not tried:"), !reason.isEmpty
+                else { throw failure(lines.number, "no reason") }
                 reasonsNotToTry.append(reason)
                 mark = .notTried
             case let text where text.hasPrefix("<!-- needs:"):
-                needs += text.dropFirst(11).replacing("-->", with: "").split(separator: " ")
+                needs += (Self.inside(text, after: "<!-- needs:") ?? "").split(separator: " ")
                     .map(String.init)
-            case "<!-- expect":
-                let start = lines.number + 1
-                guard let text = lines.upTo(isEnd: { $0 == "-->" }), !blocks.isEmpty else {
+            case let first where first == "<!-- expect" || first.hasPrefix("<!-- expect:"):
+                let start = lines.number
+                let text =
+                    first == "<!-- expect"
+                    ? lines.upTo { $0 == "-->" } : Self.inside(first, after: "<!-- expect:")
+                guard let text, !blocks.isEmpty else {
                     throw failure(start, "expect without a block, or without an end")
                 }
                 blocks[blocks.count - 1].expectations += text.split(separator: "\n").map(
@@ -91,7 +93,7 @@ struct HowToPage: Sendable {
             default: break
             }
         }
-        if mark != nil { throw failure(lines.number, "a mark without a block") }
+        if mark == .tried { throw failure(lines.number, "a mark without a block") }
         if blocks.isEmpty && reasonsNotToTry.isEmpty {
             throw failure(1, "nothing is tried, and no reason is given")
         }
@@ -104,6 +106,12 @@ struct HowToPage: Sendable {
                 throw failure(block.line, "the output that is shown lacks /\(missing)/")
             }
         }
+    }
+
+    /// What a comment of one line says; nil where it has no end.
+    private static func inside(_ comment: String, after start: String) -> String? {
+        guard comment.hasSuffix("-->") else { return nil }
+        return comment.dropFirst(start.count).dropLast(3).trimmingCharacters(in: .whitespaces)
     }
 
     private enum Mark { case tried, notTried }
