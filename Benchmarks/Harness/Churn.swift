@@ -12,7 +12,7 @@ struct Benchmarks: ParsableCommand {
             + " Without a subcommand: churn.",
         subcommands: [
             Churn.self, Variants.self, Speed.self, Idle.self, Call.self, Model.self, Scan.self,
-            Waits.self, IdleScan.self, Allocators.self, Modes.self, RSS.self,
+            Waits.self, IdleScan.self, Allocators.self, Modes.self, RSS.self, Looking.self,
         ],
         defaultSubcommand: Churn.self)
 }
