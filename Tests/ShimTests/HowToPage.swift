@@ -13,6 +13,8 @@ import TestSupport
 ///     ^waste +[0-9]+ kB                      regular expression that is found in a whole line
 ///     -->                                    (or one of them: <!-- expect: ^OK$ -->)
 ///     <!-- not tried: why -->                the next block of sh is not run
+///     <!-- file: name -->                    the next block, of any language, is a file, which
+///                                            another test tries
 ///
 /// A block without a language that follows `expect` is shown as what came out, and must satisfy the
 /// same expressions. Every block of sh has a mark.
@@ -59,7 +61,7 @@ struct HowToPage: Sendable {
                 let isCommands = ["```sh", "```bash", "```shell", "```console"].contains(text)
                 switch (mark, isCommands) {
                 case (.tried, true): blocks.append(Block(line: start, commands: block))
-                case (.notTried, true): break
+                case (.notTried, true), (.file, _): break
                 case (nil, true): throw failure(start, "commands without a mark")
                 case (.some, false): throw failure(start, "a mark before a block that is not sh")
                 case (nil, false) where expectsShown && text == "```":
@@ -74,6 +76,8 @@ struct HowToPage: Sendable {
                 else { throw failure(lines.number, "no reason") }
                 reasonsNotToTry.append(reason)
                 mark = .notTried
+            case let text where text.hasPrefix("<!-- file:"):
+                mark = .file
             case let text where text.hasPrefix("<!-- needs:"):
                 needs += (Self.inside(text, after: "<!-- needs:") ?? "").split(separator: " ")
                     .map(String.init)
@@ -114,7 +118,7 @@ struct HowToPage: Sendable {
         return comment.dropFirst(start.count).dropLast(3).trimmingCharacters(in: .whitespaces)
     }
 
-    private enum Mark { case tried, notTried }
+    private enum Mark { case tried, notTried, file }
 
     private func failure(_ line: Int, _ text: String) -> ShimBuild.Failure {
         ShimBuild.Failure(description: "\(name):\(line): \(text)")
