@@ -240,7 +240,9 @@ let package = Package(
             name: "thread-debugger", path: "Tests/Fixtures/Debugger", cSettings: cSettings),
         .target(
             name: "TestSupport",
-            dependencies: ["ProcFS", "ReclaimCore", "PageTableModel", "LiveSpace", "CLinuxMM"],
+            dependencies: [
+                "ProcFS", "ReclaimCore", "PageTableModel", "LiveSpace", "CLinuxMM", "CStatsPage",
+            ],
             path: "Tests/TestSupport", swiftSettings: hostSettings),
         // The law suite of the tests as a program, for kernels that boot in QEMU. It shares its
         // source files with TestSupport (links), and needs neither Foundation nor Testing.

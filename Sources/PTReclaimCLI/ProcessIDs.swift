@@ -16,10 +16,8 @@ enum ProcessIDs {
     fileprivate static func completions() -> [String] {
         ProcessList.pids().filter { $0 != getpid() }.compactMap { pid in
             // It may have ended, and a name may be any bytes.
-            let data = FileManager.default.contents(atPath: "/proc/\(pid)/status") ?? Data()
-            let status = String(decoding: data, as: UTF8.self)
-            guard status.contains("\nVmPTE:") else { return nil }
-            let name = status.prefix { $0 != "\n" }.dropFirst("Name:\t".count)
+            guard let status = try? ProcessStatus.text(pid: pid) else { return nil }
+            let name = ScreenText.printable(ProcessStatus.command(status))
             return switch CompletionShell.requesting {
             case .zsh: "\(pid):\(name.replacing(":", with: "\\:"))"
             case .fish: "\(pid)\t\(name)"

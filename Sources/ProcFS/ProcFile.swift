@@ -42,8 +42,9 @@ struct ProcFile: ~Copyable {
             offset += chunk.count
             rest += chunk
             guard let lastBreak = rest.lastIndex(of: UInt8(ascii: "\n")) else { continue }
-            String(decoding: rest[...lastBreak], as: UTF8.self).split(separator: "\n")
-                .forEach(body)
+            // By bytes: a name may end with a carriage return, which is one Character with the break.
+            let text = String(decoding: rest[...lastBreak], as: UTF8.self)
+            for line in text.utf8.split(separator: UInt8(ascii: "\n")) { body(Substring(line)) }
             rest.removeSubrange(...lastBreak)
         }
         if !rest.isEmpty { body(Substring(decoding: rest, as: UTF8.self)) }

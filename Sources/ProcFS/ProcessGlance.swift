@@ -33,9 +33,10 @@ public struct ProcessIdentity: Sendable {
     /// - Throws: `.unreadable` (ENOENT, ESRCH) where there is no such process.
     public init(pid: Int32) throws(ProcFSError) {
         let stat = try ProcFile.text("/proc/\(pid)/stat")
-        // The name may hold spaces and parentheses; the third field, the state, comes behind it.
-        let end = stat.lastIndex(of: ")").map { stat.index(after: $0) } ?? stat.startIndex
-        let fields = stat[end...].split(separator: " ")
+        // The name may hold spaces and parentheses, and signs that make one Character with the last
+        // of these; the third field, the state, comes behind it.
+        let end = stat.utf8.lastIndex(of: UInt8(ascii: ")")).map { stat.utf8.index(after: $0) }
+        let fields = stat[(end ?? stat.startIndex)...].split(separator: " ")
         func field(_ number: Int) -> UInt64 {
             number - 3 < fields.count ? UInt64(fields[number - 3]) ?? 0 : 0
         }

@@ -39,9 +39,11 @@ public struct ProcessStatus: Sendable {
             command: command(status))
     }
 
-    /// The value of the line `Name:`.
-    static func command(_ status: String) -> String {
-        String(status.prefix { $0 != "\n" }.dropFirst("Name:\t".count))
+    /// The value of the line `Name:` of a text of /proc/PID/status: any signs, but for a line break.
+    public static func command(_ status: String) -> String {
+        // By bytes: it may end with a carriage return, which is one Character with the break.
+        let line = status.utf8.prefix { $0 != UInt8(ascii: "\n") }
+        return String(Substring(line.dropFirst("Name:\t".utf8.count)))
     }
 
     private static func cpuSeconds(pid: Int32) throws(ProcFSError) -> Double {

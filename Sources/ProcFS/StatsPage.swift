@@ -168,7 +168,8 @@ public struct StatsPage: Sendable {
 
     private static func namespacePIDs(of pid: Int32) -> [UInt32] {
         let status = (try? ProcFile.text("/proc/\(pid)/status")) ?? ""
-        let line = status.split(separator: "\n").first { $0.hasPrefix("NSpid:") }
+        // The thread group's: `pid` may be that of any thread.
+        let line = status.split(separator: "\n").first { $0.hasPrefix("NStgid:") }
         return line?.split(whereSeparator: { $0 == "\t" || $0 == " " }).compactMap { UInt32($0) }
             ?? [UInt32(pid)]
     }

@@ -140,12 +140,51 @@ let mayHaveHugePages =
     }
 }
 
+@Suite(.enabled(if: Masquerader.isPossible, "needs python3"))
+struct StrangeNameTests {
+    @Test("a name that ends with a carriage return hides no mapping and no other line")
+    func carriageReturn() async throws {
+        try await Masquerader.withNames(command: "name\r") { pid in
+            let status = try ProcessStatus.read(pid: pid)
+            #expect(status.command == "name\r")
+            // Not by Foundation, which stops at a short read.
+            let maps = try await Victim.run(["/bin/cat", "/proc/\(pid)/maps"]).output
+            #expect(maps.utf8.contains(UInt8(ascii: "\r")))
+            #expect(status.vmaCount == maps.utf8.count { $0 == UInt8(ascii: "\n") })
+            #expect(try ProcessGlance(pid: pid).command == "name\r")
+            #expect(try PageTableCensus.take(pid: pid).command == "name\r")
+        }
+    }
+
+    @Test("a name that joins with the parenthesis behind it does not hide when a process started")
+    func prependedSign() async throws {
+        // U+0600 makes one Character with what follows.
+        try await Masquerader.withNames(command: "name\u{600}") { first in
+            try await Masquerader.withNames(command: "name\u{600}") { second in
+                let identity = try ProcessIdentity(pid: first)
+                #expect(!identity.isSameProcess(as: try ProcessIdentity(pid: second)))
+                #expect(identity.isSameProcess(as: try ProcessIdentity(pid: first)))
+            }
+        }
+    }
+}
+
 @Suite struct StatsPageTests {
     @Test("a process without the library has no page, and the error says so")
     func noLibrary() async throws {
         try await withSleep { pid in
             let error = try #require(throws: ProcFSError.self) { try StatsPage.read(pid: pid) }
             #expect("\(error)".contains("ptreclaim"))
+        }
+    }
+    @Test(
+        "the page is found by the ID of any thread",
+        .enabled(if: Masquerader.isPossible, "needs python3"))
+    func thread() async throws {
+        try await Masquerader.withPage { pid in
+            let threads = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task")
+            let other = try #require(threads.compactMap { Int32($0) }.first { $0 != pid })
+            #expect(try StatsPage.read(pid: other).mode == "scan")
         }
     }
 }

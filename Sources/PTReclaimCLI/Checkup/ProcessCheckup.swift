@@ -17,7 +17,7 @@ struct ProcessCheckup {
         self.pid = pid
         self.machine = machine
         let status = try ProcessStatus.text(pid: pid)
-        command = String(status.prefix { $0 != "\n" }.dropFirst("Name:\t".count))
+        command = ProcessStatus.command(status)
         privilege = Privilege(status: status, root: "/proc/\(pid)/root")
         allocator = LoadedAllocator(pid: pid)
         page = Result { () throws(ProcFSError) in try StatsPage.read(pid: pid) }
