@@ -220,6 +220,48 @@ private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
         #expect(terminal.output.contains("\u{1b}[?1049l") && terminal.settings == before)
     }
 
+    @Test("a key behind one that means nothing here is not lost")
+    func keyBehindUnknown() async throws {
+        let terminal = try terminal(["--interval", "60"])
+        try await terminal.output(where: hasFrame)
+        terminal.type("\u{1b}[15;2~\u{1b}OPq")
+        #expect(try await terminal.end(within: .seconds(5)) == 0)
+    }
+
+    @Test("a terminal that nobody reads does not hold up a signal")
+    func unread() async throws {
+        let terminal = try terminal(["--interval", "0.1"], columns: 500, rows: 200)
+        try await Task.sleep(for: .seconds(2))
+        kill(terminal.pid, SIGTERM)
+        let killed = ContinuousClock.now
+        while !isZombie(terminal.pid),
+            ContinuousClock.now - killed < .seconds(5)
+        {
+            try await Task.sleep(for: .milliseconds(10))
+        }
+        #expect(isZombie(terminal.pid))
+        #expect(try await terminal.end() == 128 + SIGTERM)
+        #expect(terminal.settings == terminal.settingsBefore)
+    }
+
+    private func isZombie(_ pid: Int32) -> Bool {
+        let stat = try? String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8)
+        return stat?.contains(") Z ") == true
+    }
+
+    @Test("lines beyond --lines are not scrolled to")
+    func scrollingWithinLimit() async throws {
+        let terminal = try terminal(["--lines", "3", "--interval", "60"])
+        try await terminal.output(where: hasFrame)
+        terminal.clear()
+        terminal.type("\u{1b}[6~")
+        let output = try await terminal.output(where: hasFrame)
+        let last = try #require(PseudoTerminal.frames(output).last?.last)
+        #expect(last.contains(/1-[123] of/), "\(last)")
+        terminal.type("q")
+        #expect(try await terminal.end() == 0)
+    }
+
     @Test("the space key pauses it, and a window that is dragged is filled anew")
     func pauseAndResize() async throws {
         let terminal = try terminal(["--interval", "0.1"])

@@ -206,6 +206,17 @@ import Testing
         }
     }
 
+    @Test("a terminal that does not know how high it is gets a screen, too")
+    func noRows() async throws {
+        try await withSleep { pid in
+            let terminal = try terminal(pid, columns: 80, rows: 0)
+            let output = try await terminal.output { !PseudoTerminal.frames($0).isEmpty }
+            #expect(try #require(PseudoTerminal.frames(output).first).count == 24)
+            terminal.type("q")
+            #expect(try await terminal.end() == 0)
+        }
+    }
+
     @Test("charts are of blocks where they can be shown, and of ASCII elsewhere")
     func charts() async throws {
         try await withSleep { pid in

@@ -25,7 +25,7 @@ struct TopScreen {
         var first = 0
         while true {
             let room = max(screen.size.rows - frameRowCount(table, screen), 1)
-            first = max(min(first, table.rows.count - room), 0)
+            first = max(min(first, min(table.rows.count, limit ?? .max) - room), 0)
             screen.draw(lines(table, first: first, room: room, isPaused: isPaused, screen))
             switch screen.wait(until: isPaused ? .now + .seconds(3600) : due) {
             case .key(.character("q")), .key(.character("Q")): return

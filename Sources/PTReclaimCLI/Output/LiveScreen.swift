@@ -41,6 +41,9 @@ final class LiveScreen {
     ]
 
     private let keyboard: Int32
+    /// The terminal that stdout is, opened once more: O_NONBLOCK of stdout itself would be the
+    /// shell's, too.
+    private let display: Int32
     private let signalDescriptor: Int32
     private let settingsBefore: termios
     private let maskBefore: UInt64
@@ -53,6 +56,9 @@ final class LiveScreen {
         var settings = termios()
         guard unsafe tcgetattr(keyboard, &settings) == 0 else { return nil }
         self.keyboard = keyboard
+        // Refused where the terminal is another user's: then a write may block.
+        let own = unsafe open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+        display = own < 0 ? STDOUT_FILENO : own
         settingsBefore = settings
         let mask = Self.signals.reduce(0 as UInt64) { $0 | Self.bit($1) }
         maskBefore = ptreclaim_set_signal_mask(0)
@@ -64,6 +70,7 @@ final class LiveScreen {
                     Int(SYS_signalfd4), -1, Int(bitPattern: $0), 8, Int(O_CLOEXEC), 0, 0))
         }
         guard signalDescriptor >= 0 else {
+            if display != STDOUT_FILENO { Glibc.close(display) }
             _ = ptreclaim_set_signal_mask(maskBefore)
             return nil
         }
@@ -107,6 +114,7 @@ final class LiveScreen {
         leave()
         Glibc.close(signalDescriptor)
         if keyboard != STDIN_FILENO { Glibc.close(keyboard) }
+        if display != STDOUT_FILENO { Glibc.close(display) }
         _ = ptreclaim_set_signal_mask(maskBefore)
     }
 
@@ -141,14 +149,15 @@ final class LiveScreen {
         var bytes = Array(text.utf8)[...]
         while !bytes.isEmpty {
             var waits = [
-                pollfd(fd: STDOUT_FILENO, events: Int16(POLLOUT), revents: 0),
+                pollfd(fd: display, events: Int16(POLLOUT), revents: 0),
                 pollfd(fd: signalDescriptor, events: Int16(POLLIN), revents: 0),
             ]
             guard unsafe poll(&waits, 2, isOpen ? -1 : 200) > 0, waits[0].revents != 0 else {
                 return
             }
             let piece = Array(bytes.prefix(4096))
-            let count = unsafe Glibc.write(STDOUT_FILENO, piece, piece.count)
+            let count = unsafe Glibc.write(display, piece, piece.count)
+            if count < 0, errno == EAGAIN { continue }
             guard count > 0 else { return }
             bytes = bytes.dropFirst(count)
         }
@@ -213,6 +222,18 @@ final class LiveScreen {
         ("\u{1b}[5~", .pageUp), ("\u{1b}[6~", .pageDown),
     ]
 
+    /// Bytes of the key that `keys` begins with and that means nothing here; what was typed behind it
+    /// stays.
+    private var unknownEscapeLength: Int {
+        switch keys.dropFirst().first {
+        case UInt8(ascii: "["):
+            let end = keys.dropFirst(2).firstIndex { (0x40...0x7e).contains($0) }
+            return end.map { $0 + 1 } ?? keys.count
+        case UInt8(ascii: "O"): return min(3, keys.count)
+        default: return 1
+        }
+    }
+
     private func takeKey() -> Key? {
         while let first = keys.first {
             if let (bytes, key) = Self.escapes.first(where: { keys.starts(with: $0.bytes.utf8) }) {
@@ -220,9 +241,8 @@ final class LiveScreen {
                 return key
             }
             guard first != 0x1b else {
-                // A key that means nothing here: all of it came in one piece.
-                keys = []
-                return nil
+                keys.removeFirst(unknownEscapeLength)
+                continue
             }
             keys.removeFirst()
             if first >= 0x20, first < 0x7f {

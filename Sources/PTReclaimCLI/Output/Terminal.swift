@@ -16,7 +16,8 @@ enum Terminal {
         guard unsafe ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else {
             return nil
         }
-        return Size(columns: Int(size.ws_col), rows: Int(size.ws_row))
+        // A serial line, or a terminal that nobody has told its size, may have none.
+        return Size(columns: Int(size.ws_col), rows: size.ws_row > 0 ? Int(size.ws_row) : 24)
     }
 
     /// How wide to draw: as the terminal is, or as COLUMNS says, or 80.
