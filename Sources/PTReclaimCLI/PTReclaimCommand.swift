@@ -33,6 +33,10 @@ struct PTReclaimCommand: ParsableCommand {
     static let version = "0.1.0"
 
     static func main() {
+        // Without it there are no arguments either: Swift takes them from there.
+        guard unsafe access("/proc/self/cmdline", R_OK) == 0 else {
+            fail("there is no procfs at /proc: mount -t proc proc /proc", command: nil)
+        }
         do {
             var command = try parseAsRoot()
             try command.run()

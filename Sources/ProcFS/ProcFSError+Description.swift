@@ -6,11 +6,15 @@ extension ProcFSError: CustomStringConvertible {
     public var description: String {
         switch code {
         case .unreadable: "\(what): \(Self.text(of: errno))"
-        case .noMemory: "\(what) has no memory of its own: a kernel thread, or it has ended"
+        case .noMemory:
+            "\(what) has no memory of its own: a kernel thread, or it has ended; where only its "
+                + "first thread has, name another one (ps -L)"
         case .noStatsPage:
             "\(what): libptreclaim-preload.so is not loaded there, or had nothing to do at start; "
                 + "ptreclaim run starts a command with it"
-        case .badStatsPage: "\(what): the stats page has a layout that this version does not know"
+        case .badStatsPage:
+            "\(what): the stats page has a layout that this version does not know: use the "
+                + "ptreclaim that came with the library that is loaded there"
         case .parentsStatsPage:
             "\(what) was forked and has had no event yet: it still shows its parent's stats page"
         case .closedStatsPage:

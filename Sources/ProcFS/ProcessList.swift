@@ -1,7 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Glibc
+
 /// Which processes there are, and what started them.
 public enum ProcessList {
+    /// Why `pids()` may not be all, with the remedy; nil where it is.
+    public static var hiding: String? {
+        // The first process of a PID namespace lives as long as the namespace does.
+        unsafe access("/proc/1", F_OK) == 0
+            ? nil
+            : "procfs hides the processes of others (hidepid): run as root, or in the group that "
+                + "its mount option gid names"
+    }
+
     /// The IDs of all processes that procfs shows, kernel threads too, lowest first. Empty where
     /// there is no procfs.
     public static func pids() -> [Int32] {

@@ -35,8 +35,11 @@ struct Finding: Encodable {
     var lines: [String] {
         let width = Terminal.textColumns - Self.indent
         let head = status.rawValue.padded(to: Self.indent)
-        var lines = "\(name): \(text)".wrapped(to: width, hanging: 2)
-        if let remedy { lines += "remedy: \(remedy)".wrapped(to: width, hanging: 2) }
+        // A process names itself and what it maps as it likes.
+        let sentences = ["\(name): \(text)"] + (remedy.map { ["remedy: \($0)"] } ?? [])
+        let lines = sentences.flatMap {
+            ScreenText.printable($0).wrapped(to: width, hanging: 2)
+        }
         return lines.enumerated().map { index, line in
             (index == 0 ? head : String(repeating: " ", count: Self.indent)) + line
         }

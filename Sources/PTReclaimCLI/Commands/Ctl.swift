@@ -82,7 +82,8 @@ extension Format {
             return "\(process) \(already)\(state)"
         }
         guard let report = outcome.report else {
-            let sentence = "nothing is deferred in mode hooks, so there is nothing to do now"
+            let sentence =
+                "nothing is deferred in mode \(outcome.mode), so there is nothing to do now"
             return "\(process): \(outcome.isOff ? "switched off; " : "")\(sentence)"
         }
         var lines = [

@@ -122,7 +122,7 @@ extension Format {
     static func human(_ report: DoctorReport) -> String {
         var lines = ["this machine:"] + report.machine.flatMap(\.lines)
         if let process = report.process {
-            lines += ["", "process \(process.pid) \(process.command):"]
+            lines += ["", "process \(process.pid) \(ScreenText.printable(process.command)):"]
             lines += process.findings.flatMap(\.lines)
         }
         lines += ["", report.process == nil ? "modes:" : "modes, in this process:"]

@@ -112,6 +112,7 @@ struct Stats: ParsableCommand {
 
     private func report(_ failures: [ProcFSError]) {
         if allProcesses {
+            if let hiding = ProcessList.hiding { note(hiding) }
             let others = failures.count - 1
             if let first = failures.first {
                 note("left out: \(first)" + (others > 0 ? "; and \(others) more" : ""))

@@ -19,9 +19,9 @@ extension ProcessTable {
 
     /// One sentence for each reason why something could not be looked at.
     var notes: [String] {
-        refusals.map {
-            "\($0.count) could not be looked at: \($0.reason)"
-        } + unknown.map { "\($0.count) known in part only: \($0.reason)" }
+        let refused = refusals.map { "\($0.count) could not be looked at: \($0.reason)" }
+        let inPart = unknown.map { "\($0.count) known in part only: \($0.reason)" }
+        return (ProcessList.hiding.map { [$0] } ?? []) + refused + inPart
     }
 
     /// The columns' names, and a line for each of `rows`. What is left of `columns` is for the

@@ -56,6 +56,11 @@ struct Exposition {
     }
 
     private static func escaped(_ text: String) -> String {
-        text.replacing("\\", with: "\\\\").replacing("\n", with: "\\n")
+        // Who looks at it on a terminal must not obey a name.
+        let harmless = text.unicodeScalars.map { scalar in
+            scalar.properties.generalCategory == .control && scalar != "\n" ? "\u{fffd}" : scalar
+        }
+        return String(String.UnicodeScalarView(harmless))
+            .replacing("\\", with: "\\\\").replacing("\n", with: "\\n")
     }
 }

@@ -8,12 +8,25 @@ enum Format {
     static func json(_ value: some Encodable) throws -> String {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-        return String(decoding: try encoder.encode(value), as: UTF8.self)
+        return escaped(String(decoding: try encoder.encode(value), as: UTF8.self))
+    }
+
+    /// JSON whose strings hold nothing that a terminal would obey: the encoder leaves U+007F to U+009F.
+    static func escaped(_ json: String) -> String {
+        let controls = "\u{7f}"..."\u{9f}" as ClosedRange<Unicode.Scalar>
+        guard json.unicodeScalars.contains(where: { controls.contains($0) }) else { return json }
+        return json.unicodeScalars.reduce(into: "") { text, scalar in
+            if controls.contains(scalar) {
+                text += String(format: "\\u%04x", scalar.value)
+            } else {
+                text.unicodeScalars.append(scalar)
+            }
+        }
     }
 
     static func human(_ census: PageTableCensus) -> String {
         var lines = [
-            "\(census.pid) \(census.command)",
+            "\(census.pid) \(ScreenText.printable(census.command))",
             row("VmPTE", kilobytes(census.vmPTEByteCount)),
             row("needed by live pages", kilobytes(census.neededByteCount)),
             row("waste", kilobytes(census.wasteByteCount) + percent(census.wastePercent)),
@@ -24,7 +37,7 @@ enum Format {
             lines.append("most empty tables in:")
             for range in census.worst {
                 let bounds = "\(hexadecimal(range.start))-\(hexadecimal(range.end))"
-                let name = range.name.isEmpty ? "anonymous" : range.name
+                let name = range.name.isEmpty ? "anonymous" : ScreenText.printable(range.name)
                 lines.append("  \(bounds)  \(range.emptyTables)  \(name)")
             }
         }
@@ -61,8 +74,8 @@ enum Format {
             let bound =
                 index < counts.count - 1
                 ? "below \(1 << index) us" : "\(1 << (index - 1)) us or more"
-            // Whatever is not zero is to be seen.
-            let length = (counts[index] * 40 + most - 1) / most
+            // Whatever is not zero is to be seen. The page may hold any number.
+            let length = (Double(counts[index]) / Double(most) * 40).rounded(.up)
             return "  " + row(bound, "\(counts[index])".padded(to: 8))
                 + String(repeating: "#", count: Int(length))
         }

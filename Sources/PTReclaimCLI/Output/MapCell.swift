@@ -44,10 +44,11 @@ enum MapCell: Int, CaseIterable {
 }
 
 extension PageTableMap.Row {
-    /// The mapping's name without its folders, and no longer than `count`.
-    func shortName(_ count: Int) -> String {
+    /// The mapping's name without its folders, in at most `limit` columns.
+    func shortName(_ limit: Int, isUTF8: Bool) -> String {
         guard !name.isEmpty else { return "anonymous" }
         let last = name.hasPrefix("/") ? name.split(separator: "/").last.map(String.init) : nil
-        return String((last ?? name).prefix(count))
+        return ScreenText.clipped(
+            ScreenText.printable(last ?? name, isUTF8: isUTF8), to: limit, isUTF8: isUTF8)
     }
 }

@@ -42,8 +42,10 @@ struct MapDrawing {
                 kind: "k\(kind.rawValue)", meaning: kind.meaning, textX: x + 18, textY: y + 10,
                 path: Self.shape(kind, x: x, y: y))
         }
+        // XML has no way to write a control character.
+        let command = ScreenText.printable(census.command, isUTF8: true)
         let page = Page(
-            title: "Page tables of \(census.command), PID \(census.pid)",
+            title: "Page tables of \(command), PID \(census.pid)",
             figures: Format.figures(census), scale: MapText.scale(map.grid), origin: origin,
             width: Self.left + Self.cellsPerRow * Self.step + Self.right, height: legendTop + 72,
             originTop: legendTop + 60, left: Self.left, rows: rows, legend: legend)
@@ -60,7 +62,7 @@ struct MapDrawing {
             address: Format.hexadecimal(row.start), baseline: y + Self.side - 2, gap: gap,
             gapBaseline: y - Self.step / 2 - 1, end: Self.left + Self.cellsPerRow * Self.step + 8,
             empty: row.emptyCount, tables: row.tableCount,
-            name: row.shortName(26),
+            name: row.shortName(26, isUTF8: true),
             paths: MapCell.allCases.compactMap { kind in
                 paths[kind].map { Path(kind: "k\(kind.rawValue)", data: $0) }
             })

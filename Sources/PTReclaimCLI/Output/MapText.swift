@@ -54,7 +54,7 @@ struct MapText {
         guard room >= empty.count else { return address + cells }
         let rest = room - max(empty.count, 24) - 2
         guard rest >= 12 else { return address + cells + empty }
-        return address + cells + empty.padded(to: 24) + row.shortName(rest)
+        return address + cells + empty.padded(to: 24) + row.shortName(rest, isUTF8: isUTF8)
     }
 
     private func symbol(_ cell: MapCell) -> String {

@@ -127,7 +127,9 @@ struct ProcessMetrics {
         let counts = page.fencesMetByMicroseconds
         var sum: UInt64 = 0
         for (index, count) in counts.enumerated() {
-            sum += count
+            // The page may hold any number.
+            let (whole, isTooLarge) = sum.addingReportingOverflow(count)
+            sum = isTooLarge ? .max : whole
             let bound = index < counts.count - 1 ? "\(Double(1 << index) / 1e6)" : "+Inf"
             exposition.add(
                 "ptreclaim_fence_met_seconds_bucket", .untyped,

@@ -16,15 +16,15 @@ enum ScreenText {
 
     /// `text` without anything that a terminal would obey, or could not show: a question mark stands
     /// for each. A process names itself as it likes.
-    static func printable(_ text: String) -> String {
+    static func printable(_ text: String, isUTF8: Bool = isUTF8) -> String {
         var result = String.UnicodeScalarView()
         for scalar in text.unicodeScalars {
-            result.append(isPrintable(scalar) ? scalar : "?")
+            result.append(isPrintable(scalar, isUTF8) ? scalar : "?")
         }
         return String(result)
     }
 
-    private static func isPrintable(_ scalar: Unicode.Scalar) -> Bool {
+    private static func isPrintable(_ scalar: Unicode.Scalar, _ isUTF8: Bool) -> Bool {
         if scalar.isASCII { return scalar.value >= 0x20 && scalar.value < 0x7f }
         guard isUTF8 else { return false }
         return switch scalar.properties.generalCategory {
@@ -47,7 +47,7 @@ enum ScreenText {
     static func columns(of text: String) -> Int { text.reduce(0) { $0 + columns(of: $1) } }
 
     /// `text` in at most `limit` columns. What is cut off leaves a sign.
-    static func clipped(_ text: String, to limit: Int) -> String {
+    static func clipped(_ text: String, to limit: Int, isUTF8: Bool = isUTF8) -> String {
         guard columns(of: text) > limit else { return text }
         guard limit > 0 else { return "" }
         var result = ""
