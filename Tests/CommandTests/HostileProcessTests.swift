@@ -53,6 +53,15 @@ struct HostileProcessTests {
         }
     }
 
+    @Test("a page that is cut short while it is used is an error, and no bus error")
+    func shrinkingPage() async throws {
+        try await Masquerader.withPage(shrinking: true) { pid in
+            let outcome = try await ptreclaim("ctl", "\(pid)", "now")
+            #expect(outcome.status == 1 && outcome.errors.contains("stats page"), "\(outcome)")
+            #expect(!outcome.errors.contains("Backtrac"))
+        }
+    }
+
     // MARK: Names
 
     /// Whether nothing but line breaks would be obeyed by a terminal.
