@@ -228,6 +228,19 @@ private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
         #expect(try await terminal.end(within: .seconds(5)) == 0)
     }
 
+    @Test("a queue of keys is drawn once")
+    func manyKeys() async throws {
+        let terminal = try terminal(["--interval", "60"])
+        try await terminal.output(where: hasFrame)
+        // Less than the terminal holds; frames of them all would be 2 MB.
+        terminal.type(String(repeating: "\u{1b}[B", count: 1000) + "\u{1b}[15~")
+        terminal.clear()
+        try await terminal.output(where: hasFrame)
+        terminal.type("q")
+        #expect(try await terminal.end() == 0)
+        #expect(PseudoTerminal.frames(terminal.output).count < 100)
+    }
+
     @Test("a terminal that nobody reads does not hold up a signal")
     func unread() async throws {
         let terminal = try terminal(["--interval", "0.1"], columns: 500, rows: 200)

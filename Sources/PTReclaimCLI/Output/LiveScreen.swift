@@ -49,6 +49,8 @@ final class LiveScreen {
     private let maskBefore: UInt64
     private var isOpen = false
     private var keys: [UInt8] = []
+    /// A frame was left out, as more keys are waiting.
+    private var owesFrame = false
 
     /// Nil where the terminal refuses.
     init?() {
@@ -134,7 +136,12 @@ final class LiveScreen {
     ///
     /// Each line is erased before it is written: behind a full one the cursor stays on its last
     /// column, and would take that along. Terminals that know synchronised updates show it at once.
+    ///
+    /// Left out where more keys are waiting, and asked for again behind the last of them: a key that
+    /// is held down must not make a queue in front of q.
     func draw(_ lines: [ScreenLine]) {
+        owesFrame = !keys.isEmpty
+        guard !owesFrame else { return }
         let size = size
         let isColored = Terminal.isColored
         let empty = repeatElement(ScreenLine(""), count: max(size.rows - lines.count, 0))
@@ -167,6 +174,7 @@ final class LiveScreen {
     func wait(until deadline: ContinuousClock.Instant) -> Event {
         while true {
             if let key = takeKey() { return .key(key) }
+            if owesFrame { return .stale }
             let left = (deadline - ContinuousClock.now) / .milliseconds(1)
             guard left > 0 else { return .due }
             var waits = [
@@ -210,7 +218,7 @@ final class LiveScreen {
 
     /// False where nobody is at the keyboard any more.
     private func readKeys() -> Bool {
-        var bytes = [UInt8](repeating: 0, count: 64)
+        var bytes = [UInt8](repeating: 0, count: 4096)
         let count = unsafe read(keyboard, &bytes, bytes.count)
         guard count > 0 else { return false }
         keys += bytes.prefix(count)
