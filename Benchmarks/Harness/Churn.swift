@@ -12,7 +12,8 @@ struct Benchmarks: ParsableCommand {
             + " Without a subcommand: churn. `--report DIR` is `report DIR`.",
         subcommands: [
             Churn.self, Variants.self, Speed.self, Idle.self, Call.self, Model.self, Scan.self,
-            Waits.self, IdleScan.self, Allocators.self, Modes.self, RSS.self, MakeReport.self,
+            Waits.self, IdleScan.self, Allocators.self, Modes.self, RSS.self, Looking.self,
+            MakeReport.self,
         ],
         defaultSubcommand: Churn.self)
 

@@ -26,11 +26,23 @@ enum Terminal {
             .map { min(max($0, 40), 1000) } ?? 80
     }
 
+    /// How wide sentences are, on any terminal: longer lines are hard to read.
+    static let textColumns = 80
+
     /// Whether colours may be written: not into pipes, not where NO_COLOR is set to anything
     /// (no-color.org) or TERM is dumb. No meaning hangs on a colour alone.
     static var isColored: Bool {
         let environment = ProcessInfo.processInfo.environment
         return isatty(STDOUT_FILENO) != 0 && environment["NO_COLOR", default: ""].isEmpty
             && environment["TERM"] != "dumb"
+    }
+
+    /// Whether blocks and other signs beyond ASCII can be written.
+    static var isUTF8: Bool {
+        let environment = ProcessInfo.processInfo.environment
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].lazy.compactMap { environment[$0] }
+            .first { !$0.isEmpty }
+        let name = locale?.lowercased() ?? ""
+        return name.hasSuffix("utf-8") || name.hasSuffix("utf8")
     }
 }

@@ -1,0 +1,1 @@
+../../../Shim/Preload/options.h
