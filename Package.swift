@@ -45,9 +45,10 @@ let libraryCSettings: [CSetting] = [
 ]
 
 /// `nodelete`: a thread of ours sleeps in the library's code, and glibc's setuid wakes every thread.
-func libraryLinkerSettings(exporting list: String) -> [LinkerSetting] {
+func libraryLinkerSettings(of name: String, exporting list: String) -> [LinkerSetting] {
     [
         .unsafeFlags([
+            "-Xlinker", "-soname=lib\(name).so",
             "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/\(list)",
             "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "now",
             // Hooks and a thread point into the library for as long as the process lives.
@@ -81,7 +82,6 @@ let package = Package(
         .target(name: "CStatsPage"),
         .target(name: "CTraceFile"),
         .target(name: "CReclaim"),
-        .target(name: "COptions"),
         .systemLibrary(
             name: "CJemalloc", pkgConfig: "jemalloc", providers: [.apt(["libjemalloc-dev"])]),
 
@@ -120,6 +120,8 @@ let package = Package(
         .target(
             name: "ProcFS", dependencies: ["ReclaimCore", "CLinuxMM", "CControl", "CStatsPage"],
             swiftSettings: hostSettings),
+        // The preload library's table of options (a link), for the manual.
+        .target(name: "COptions"),
         .executableTarget(
             name: "PTReclaimCLI",
             dependencies: [
@@ -139,11 +141,12 @@ let package = Package(
             name: "Preload",
             dependencies: ["ShimCore", "CLinuxMM", "CStatsPage", "CTraceFile", "CReclaim"],
             path: "Shim/Preload", cSettings: libraryCSettings,
-            linkerSettings: libraryLinkerSettings(exporting: "preload.map")),
+            linkerSettings: libraryLinkerSettings(
+                of: "ptreclaim-preload", exporting: "preload.map")),
         .target(
             name: "PTReclaimC", dependencies: ["ShimCore", "CReclaim"], path: "Shim/Library",
             exclude: ["install", "ptreclaim.pc.in"], cSettings: libraryCSettings,
-            linkerSettings: libraryLinkerSettings(exporting: "library.map")),
+            linkerSettings: libraryLinkerSettings(of: "ptreclaim-c", exporting: "library.map")),
 
         // Proof.
         .executableTarget(

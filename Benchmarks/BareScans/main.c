@@ -31,42 +31,48 @@ static long scan(struct ptreclaim_pm_scan_arg *argument) {
     return count;
 }
 
-/// Stops at the first page of each span of `start ..< end`.
-static void scan_spans(uint64_t start, uint64_t end) {
-    struct ptreclaim_page_region region;
+/// Lists the regions of `start ..< end` that have a table.
+static void scan_gap(uint64_t start, uint64_t end) {
+    struct ptreclaim_page_region regions[REGIONS];
     struct ptreclaim_pm_scan_arg argument = {
         .start = start,
         .end = end,
-        .vec = (uintptr_t)&region,
-        .vec_len = 1,
-        .max_pages = 1,
-        .category_anyof_mask = PTRECLAIM_PAGE_IS_PRESENT | PTRECLAIM_PAGE_IS_SWAPPED,
-        .return_mask = PTRECLAIM_PAGE_IS_PRESENT | PTRECLAIM_PAGE_IS_SWAPPED,
-    };
-    while (argument.start < end && scan(&argument) > 0) {
-        argument.start = (region.start | (SPAN - 1)) + 1;
-    }
-}
-
-/// Lists the regions of a category, and goes through the spans of each if `in_spans`.
-static void scan_all(uint64_t category, bool in_spans) {
-    struct ptreclaim_page_region regions[REGIONS];
-    struct ptreclaim_pm_scan_arg argument = {
-        .end = end_of_user_space,
         .vec = (uintptr_t)regions,
         .vec_len = REGIONS,
-        .category_mask = category,
-        .return_mask = category,
+        .category_mask = PTRECLAIM_PAGE_IS_WRITTEN,
+        .return_mask = PTRECLAIM_PAGE_IS_WRITTEN,
     };
-    while (argument.start < argument.end) {
-        long count = scan(&argument);
-        for (long i = 0; in_spans && i < count; i++) {
-            scan_spans(regions[i].start, regions[i].end);
-        }
+    while (argument.start < end) {
+        scan(&argument);
         if (argument.walk_end <= argument.start) {
             return;
         }
         argument.start = argument.walk_end;
+    }
+}
+
+/// From live page to live page, a span at a time.
+static void scan_all(void) {
+    struct ptreclaim_page_region region;
+    struct ptreclaim_pm_scan_arg argument = {
+        .end = end_of_user_space,
+        .vec = (uintptr_t)&region,
+        .vec_len = 1,
+        .max_pages = 1,
+        .category_anyof_mask = PTRECLAIM_PAGE_IS_PRESENT | PTRECLAIM_PAGE_IS_SWAPPED,
+        .return_mask = PTRECLAIM_PAGE_IS_PRESENT | PTRECLAIM_PAGE_IS_SWAPPED
+            | PTRECLAIM_PAGE_IS_HUGE | PTRECLAIM_PAGE_IS_FILE,
+    };
+    while (argument.start < argument.end) {
+        bool found = scan(&argument) > 0;
+        uint64_t span = found ? region.start & ~(uint64_t)(SPAN - 1) : argument.end;
+        if (span > argument.start) {
+            scan_gap(argument.start, span);
+        }
+        if (!found) {
+            return;
+        }
+        argument.start = span + SPAN;
     }
 }
 
@@ -84,8 +90,7 @@ int main(int argc, char **argv) {
     }
     struct timespec start, end;
     clock_gettime(CLOCK_MONOTONIC, &start);
-    scan_all(PTRECLAIM_PAGE_IS_HUGE, false);
-    scan_all(PTRECLAIM_PAGE_IS_WRITTEN, true);
+    scan_all();
     clock_gettime(CLOCK_MONOTONIC, &end);
     printf(
         "ok %llu %lld\n", (unsigned long long)scans,

@@ -39,7 +39,7 @@
 
 struct ptreclaim_options {
     uint32_t mode;    // index into the choices
-    uint32_t backend; // enum ptreclaim_backend, 0 for auto
+    uint32_t backend; // PTRECLAIM_BACKEND_*, 0 for auto
     uint32_t verbose;
     uint32_t report;
     const char *mallctl; // NULL: not set

@@ -75,9 +75,28 @@ static long try_calls_of_a_thread(void) {
     return 0;
 }
 
+/// A filter and a missing permission say the same, EPERM. But a userfaultfd that stops user space only
+/// is for everybody (Linux 5.11): who gets that one is kept from the other by no filter.
+static bool lacks_permission(void) {
+    const int user_mode_only = 1; // UFFD_USER_MODE_ONLY
+    int for_all = (int)ptreclaim_syscall(SYS_userfaultfd, O_CLOEXEC, 0, 0, 0, 0, 0);
+    int for_user = (int)ptreclaim_syscall(SYS_userfaultfd, O_CLOEXEC | user_mode_only, 0, 0, 0, 0, 0);
+    if (for_all >= 0) {
+        ptreclaim_close(for_all);
+    }
+    if (for_user >= 0) {
+        ptreclaim_close(for_user);
+    }
+    return for_all == -EPERM && for_user >= 0;
+}
+
 /// What a filter might kill for.
 static int probe_in_child(void) {
-    const enum ptreclaim_fence_probe result = probe_here();
+    enum ptreclaim_fence_probe result = probe_here();
+    if (result != PTRECLAIM_FENCE_POSSIBLE
+        && !(result == PTRECLAIM_FENCE_NO_USERFAULTFD && lacks_permission())) {
+        result = PTRECLAIM_FENCE_SECCOMP;
+    }
     (void)ptreclaim_probe_procmap_query(); // without it the text of maps is read
     const long unshare = 2; // CLOSE_RANGE_UNSHARE
     if (ptreclaim_syscall(SYS_close_range, ~0u, ~0u, unshare, 0, 0, 0) < 0
@@ -132,8 +151,8 @@ enum ptreclaim_fence_probe ptreclaim_probe_fence(void) {
         return probe_here();
     }
     // What may not be done under a filter may be what it forbids.
-    return ptreclaim_in_child(probe_in_child) == PTRECLAIM_FENCE_POSSIBLE ? PTRECLAIM_FENCE_POSSIBLE
-                                                                : PTRECLAIM_FENCE_SECCOMP;
+    const int result = ptreclaim_in_child(probe_in_child);
+    return result < 0 ? PTRECLAIM_FENCE_SECCOMP : (enum ptreclaim_fence_probe)result;
 }
 
 static int make_memfd_in_child(void) {

@@ -12,8 +12,8 @@ struct PTReclaimCommand: ParsableCommand {
         abstract: "Shows the page tables that a process keeps for nothing, and frees them.",
         discussion: """
             Page tables stay when an allocator gives memory back. The waste is VmPTE minus what \
-            the live pages need: see it with inspect, get rid of it with run, which starts a \
-            command with the preload library, and see with doctor what is possible here.
+            the live pages need: see it with top, inspect and watch, get rid of it with run, which \
+            starts a command with the preload library, and see with doctor what is possible here.
 
             Exit status: \(ExitStatus.list). run has that of the command that it runs.
 

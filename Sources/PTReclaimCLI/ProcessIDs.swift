@@ -2,15 +2,10 @@
 
 internal import ArgumentParser
 internal import Foundation
+internal import ProcFS
 
-/// Processes that run on this machine.
+/// Process IDs on the command line.
 enum ProcessIDs {
-    /// Lowest first.
-    static func all() -> [Int32] {
-        let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
-        return names.compactMap { Int32($0) }.sorted()
-    }
-
     /// Each once, in their order.
     static func unique(_ pids: [Int32]) -> [Int32] {
         var seen: Set<Int32> = []
@@ -19,7 +14,7 @@ enum ProcessIDs {
 
     /// What a shell offers: all processes that have memory, but for kernel threads and this one.
     fileprivate static func completions() -> [String] {
-        all().filter { $0 != getpid() }.compactMap { pid in
+        ProcessList.pids().filter { $0 != getpid() }.compactMap { pid in
             // It may have ended, and a name may be any bytes.
             let data = FileManager.default.contents(atPath: "/proc/\(pid)/status") ?? Data()
             let status = String(decoding: data, as: UTF8.self)

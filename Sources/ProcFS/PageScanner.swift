@@ -45,12 +45,11 @@ internal import ReclaimCore
 
     deinit { unsafe regions.deallocate() }
 
-    /// Where the first page in `range` is that passes `filter`; nil where none does.
-    func first(in range: AddressRange, _ filter: Filter) throws(ProcFSError) -> UInt? {
+    /// The first page in `range` that passes `filter`; nil where none does.
+    func first(in range: AddressRange, _ filter: Filter) throws(ProcFSError) -> Region? {
         var argument = Self.argument(filter)
         argument.max_pages = 1
-        let count = try scan(range, &argument)
-        return count > 0 ? unsafe UInt(regions[0].start) : nil
+        return try scan(range, &argument) > 0 ? region(0) : nil
     }
 
     /// Every region in `range`, lowest first, in as many calls as it takes.
@@ -61,18 +60,19 @@ internal import ReclaimCore
         var rest = range
         while !rest.isEmpty {
             let count = try scan(rest, &argument)
-            for index in 0..<count {
-                let region = unsafe regions[index]
-                body(
-                    Region(
-                        start: UInt(region.start), end: UInt(region.end),
-                        categories: UInt32(region.categories)))
-            }
+            for index in 0..<count { body(region(index)) }
             let end = UInt(argument.walk_end)
             // The address space may end before the range does.
             guard end > rest.start, end <= rest.end else { return }
             rest.start = end
         }
+    }
+
+    private func region(_ index: Int) -> Region {
+        let region = unsafe regions[index]
+        return Region(
+            start: UInt(region.start), end: UInt(region.end),
+            categories: UInt32(region.categories))
     }
 
     private static func argument(_ filter: Filter) -> ptreclaim_pm_scan_arg {

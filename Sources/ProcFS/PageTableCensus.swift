@@ -4,10 +4,8 @@ internal import ReclaimCore
 
 /// One look at the page tables of a process: what its live pages need, and what is waste.
 ///
-/// PAGEMAP_SCAN calls a none entry inside an existing table *written* and does not mention
-/// a missing table. So one scan lists the tables, without stopping the process, and a second one
-/// stops at the first live page of each. About one system call for each live table; holes of
-/// terabytes cost nothing.
+/// Looks without stopping the process. About one system call for each live table and for each gap
+/// between them; holes of terabytes cost nothing.
 public struct PageTableCensus: Sendable {
     public struct Tables: Sendable {
         /// PTE tables with at least one entry that is not none.

@@ -74,93 +74,93 @@ struct PageTableSurvey {
 }
 
 /// Finds every PTE table of a process and tells the live ones from the empty ones.
+///
+/// From live page to live page, a table at a time: a table that is full costs one look at its first
+/// entry. What lies between is missing or empty, and PAGEMAP_SCAN calls a none entry inside an
+/// existing table *written* and does not mention a missing table.
 private struct TableSearch: ~Copyable {
     private let pid: Int32
     private let maps: [MemoryMapEntry]
     private let scanner: PageScanner
-    /// PAGEMAP_SCAN does not walk what the kernel maps by page frame: [vvar] has a table, too.
-    private let kernelMade: Set<Span>
-    private var hugeSpans: Set<Span> = []
     private var depositedTableCount = 0
     private var runs: [TableRun] = []
+    /// Asked for when the first huge page is found.
+    private var hugetlbRanges: [AddressRange]?
+
+    private static let firstPage = PageScanner.Filter(
+        any: PageScanner.live.any,
+        returned: PageScanner.live.any | PTRECLAIM_PAGE_IS_HUGE | PTRECLAIM_PAGE_IS_FILE)
+
+    private static let inTables = PageScanner.Filter(
+        all: PTRECLAIM_PAGE_IS_WRITTEN, returned: PTRECLAIM_PAGE_IS_WRITTEN)
 
     init(maps: [MemoryMapEntry], pid: Int32) throws(ProcFSError) {
         self.pid = pid
         self.maps = maps
         scanner = try PageScanner(pid: pid)
-        kernelMade = Set(
-            maps.lazy.filter { $0.isKernelMade && $0.end <= PageGeometry.userSpaceEnd }
-                .map { Span(containing: $0.start) })
     }
 
     consuming func run() throws(ProcFSError) -> FoundTables {
-        try findHugePages()
-        for range in try rangesWithTables() {
-            var rest = range
-            for span in kernelMade.sorted() where range.contains(span.range) {
-                try sort(AddressRange(start: rest.start, end: span.start))
-                rest.start = span.end
-            }
-            try sort(rest)
+        var rest = PageScanner.userSpace
+        for span in kernelMade {
+            try search(AddressRange(start: rest.start, end: span.start))
+            append(span.range, .live)
+            rest.start = span.end
         }
-        for span in kernelMade { runs.append(TableRun(spans: SpanRun(span), state: .live)) }
-        for span in hugeSpans where !kernelMade.contains(span) {
-            runs.append(TableRun(spans: SpanRun(span), state: .huge))
-        }
+        try search(rest)
         return FoundTables(runs: runs, depositedTableCount: depositedTableCount)
     }
 
-    /// PAGE_IS_HUGE alone: few regions, and none in most processes.
-    private mutating func findHugePages() throws(ProcFSError) {
-        let hugetlb = try hugetlbRanges()
-        var spans: Set<Span> = []
-        var deposited = 0
-        try scanner.forEach(
-            in: PageScanner.userSpace,
-            .init(
-                all: PTRECLAIM_PAGE_IS_HUGE,
-                returned: PTRECLAIM_PAGE_IS_HUGE | PTRECLAIM_PAGE_IS_FILE)
-        ) { region in
-            let run = AddressRange(start: region.start, end: region.end).wholeSpans
-            for index in 0..<run.count {
-                let span = run[index]
-                guard spans.insert(span).inserted else { continue }
-                let isHugetlb = hugetlb.contains { $0.start <= span.start && span.start < $0.end }
-                if !isHugetlb, region.categories & PTRECLAIM_PAGE_IS_FILE == 0 { deposited += 1 }
-            }
-        }
-        hugeSpans = spans
-        depositedTableCount = deposited
+    /// PAGEMAP_SCAN does not walk what the kernel maps by page frame: [vvar] has a table, too.
+    private var kernelMade: [Span] {
+        Set(
+            maps.lazy.filter { $0.isKernelMade && $0.end < PageGeometry.userSpaceEnd }
+                .map { Span(containing: $0.start) }
+        ).sorted()
     }
 
-    /// Whole spans. Neighbouring VMAs may share a table: each span is listed once.
-    private func rangesWithTables() throws(ProcFSError) -> [AddressRange] {
-        var ranges: [AddressRange] = []
-        try scanner.forEach(
-            in: PageScanner.userSpace,
-            .init(all: PTRECLAIM_PAGE_IS_WRITTEN, returned: PTRECLAIM_PAGE_IS_WRITTEN)
-        ) { region in
-            let start = Span(containing: region.start).start
-            let end = Span(containing: region.end - 1).end
-            if let last = ranges.last, start <= last.end {
-                ranges[ranges.count - 1].end = max(last.end, end)
-            } else {
-                ranges.append(AddressRange(start: start, end: end))
-            }
-        }
-        return ranges
-    }
-
-    /// Tells live from empty in a range of spans that all have a table.
-    private mutating func sort(_ range: AddressRange) throws(ProcFSError) {
+    /// - Parameter range: begins with a span.
+    private mutating func search(_ range: AddressRange) throws(ProcFSError) {
         var rest = range
         while !rest.isEmpty {
-            let live = try scanner.first(in: rest, PageScanner.live).map { Span(containing: $0) }
-            append(AddressRange(start: rest.start, end: live?.start ?? rest.end), .empty)
-            guard let live else { return }
-            if !hugeSpans.contains(live) { append(live.range, .live) }
-            rest.start = live.end
+            let page = try scanner.first(in: rest, Self.firstPage)
+            let span = page.map { Span(containing: $0.start) }
+            let gap = AddressRange(start: rest.start, end: span?.start ?? rest.end)
+            if !gap.isEmpty { try listEmptyTables(in: gap) }
+            guard let page, let span else { return }
+            if page.categories & PTRECLAIM_PAGE_IS_HUGE == 0 {
+                append(span.range, .live)
+            } else {
+                append(span.range, .huge)
+                if try hasDepositedTable(page, span) { depositedTableCount += 1 }
+            }
+            rest.start = min(span.end, rest.end)
         }
+    }
+
+    private mutating func listEmptyTables(in gap: AddressRange) throws(ProcFSError) {
+        var found: [AddressRange] = []
+        try scanner.forEach(in: gap, Self.inTables) { region in
+            // Neighbouring VMAs may share a table: each span is listed once.
+            let start = Span(containing: region.start).start
+            let end = Span(containing: region.end - 1).end
+            if let last = found.last, start <= last.end {
+                found[found.count - 1].end = max(last.end, end)
+            } else {
+                found.append(AddressRange(start: start, end: end))
+            }
+        }
+        for range in found { append(range, .empty) }
+    }
+
+    /// Anonymous huge pages have one; hugetlb pages have not.
+    private mutating func hasDepositedTable(
+        _ page: PageScanner.Region, _ span: Span
+    ) throws(ProcFSError) -> Bool {
+        guard page.categories & PTRECLAIM_PAGE_IS_FILE == 0 else { return false }
+        if hugetlbRanges == nil { hugetlbRanges = try findHugetlbRanges() }
+        let hugetlb = hugetlbRanges ?? []
+        return !hugetlb.contains { $0.start <= span.start && span.start < $0.end }
     }
 
     /// Lengthens the last run, or begins one.
@@ -175,8 +175,7 @@ private struct TableSearch: ~Copyable {
         }
     }
 
-    /// Hugetlb pages have no PTE table, not even a deposited one.
-    private func hugetlbRanges() throws(ProcFSError) -> [AddressRange] {
+    private func findHugetlbRanges() throws(ProcFSError) -> [AddressRange] {
         let file = try ProcFile("/proc/\(pid)/maps")
         var ranges: [AddressRange] = []
         for vma in maps where vma.end <= PageGeometry.userSpaceEnd {

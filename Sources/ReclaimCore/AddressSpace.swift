@@ -144,9 +144,12 @@ public protocol AddressSpace {
 
     /// Frees the tables of `run`, which lies inside `mapping`.
     ///
-    /// - Parameter fenced: keep every thread out of `run` and look again, before anything is
-    ///   freed; what has been filled by then stays. Without it the caller owns `run`, or its
-    ///   contents live elsewhere.
+    /// - Parameters:
+    ///   - run: spans whose tables a look has just found empty.
+    ///   - mapping: what the same walk found mapped around them.
+    ///   - fenced: keep every thread out of `run` and look again, before anything is freed; what
+    ///     has been filled by then stays. Without it the caller owns `run`, or its contents live
+    ///     elsewhere.
     /// - Returns: nil when the backend did its work, or why it did not; the memory and what it
     ///   holds are as they were then. Whether a table went is for a look to tell.
     ///

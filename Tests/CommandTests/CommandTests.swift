@@ -152,6 +152,33 @@ private func ptreclaim(
         #expect(result.output.isEmpty)
     }
 
+    @Test(
+        "the library is found beside the program, and where packages put it",
+        arguments: ["bin", "lib/ptreclaim", "lib/x86_64-linux-gnu"])
+    func library(place: String) async throws {
+        let directory = try TemporaryDirectory()
+        let root = directory.url.resolvingSymlinksInPath()
+        let files = FileManager.default
+        for name in ["bin", place] {
+            try files.createDirectory(
+                at: root.appending(path: name), withIntermediateDirectories: true)
+        }
+        // A copy of its own: the program asks /proc/self/exe where it is. By a program that has
+        // ended, or execve may say ETXTBSY, as below.
+        let program = root.appending(path: "bin/ptreclaim").path()
+        let made = try await Victim.run(["/bin/cp", PackageFiles.executable("ptreclaim"), program])
+        try #require(made.status == 0, "\(made)")
+        let library = root.appending(path: "\(place)/libptreclaim-preload.so").path()
+        let show = [program, "run", "--", "sh", "-c", "echo $LD_PRELOAD"]
+        let without = try await Victim.run(show)
+        #expect(without.status == 1, "\(without)")
+        #expect(without.errors.contains("PTRECLAIM_SHIM"))
+        try Data("no library".utf8).write(to: URL(filePath: library))
+        let found = try await Victim.run(show)
+        #expect(found.status == 0, "\(found)")
+        #expect(found.output == "\(library)\n")
+    }
+
     private static let busybox = ["/bin/busybox", "/usr/bin/busybox"].first {
         FileManager.default.isExecutableFile(atPath: $0)
     }

@@ -177,7 +177,7 @@ import Testing
         arguments: [
             ["--help"], ["inspect", "--help"], ["--version"], ["simulate", "--list"],
             ["inspect", "1"], ["stats", "--format", "prometheus", "--all-processes"],
-            ["--generate-completion-script", "zsh"],
+            ["--generate-completion-script", "zsh"], ["top", "--once"], ["watch", "\(getpid())"],
         ])
     func fullDisk(arguments: [String]) async throws {
         let outcome = try await Victim.run(

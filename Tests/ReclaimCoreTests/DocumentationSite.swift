@@ -26,8 +26,11 @@ struct DocumentationSite {
         var environment = ProcessInfo.processInfo.environment
         environment["LD_PRELOAD"] = nil
         environment["BUILD"] = build
+        // By bash: a child that another test is just forking may still hold a copy open for writing,
+        // and the kernel would not execute it (ETXTBSY).
         return try await Victim.run(
-            [root.appending(path: "Documentation/build-docc").path()] + arguments,
+            ["/usr/bin/env", "bash", root.appending(path: "Documentation/build-docc").path()]
+                + arguments,
             environment: environment, limit: .seconds(300))
     }
 

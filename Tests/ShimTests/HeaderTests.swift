@@ -17,6 +17,17 @@ struct HeaderTests {
         #expect(outcome.status == 0 && outcome.errors.isEmpty, "\(outcome)")
     }
 
+    @Test("A program may include both", arguments: CHeader.Language.allCases)
+    func together(language: CHeader.Language) async throws {
+        let includes = Self.headers.map {
+            "#include \"\(PackageFiles.root.appending(path: $0).path())\"\n"
+        }
+        for order in [includes, includes.reversed()] {
+            let outcome = try await CHeader(text: order.joined()).check(language)
+            #expect(outcome.status == 0 && outcome.errors.isEmpty, "\(outcome)")
+        }
+    }
+
     @Test("Every function, struct, field and enum value is explained", arguments: headers)
     func explained(header: String) async throws {
         let declarations = try await CHeader(header).declarations()

@@ -114,6 +114,15 @@ extension ShimTests {
             #expect(outcome.numbers["refused_seccomp"] == 1, "\(outcome)")
         }
 
+        @Test("Under a filter that permits a userfaultfd it is the permission that lacks")
+        func filterWithoutPermission() async throws {
+            let outcome = try await run(
+                ["plain", "off"], prepare: ["--nobody", "--filter", "ENOSYS:clone3"])
+            #expect(outcome.numbers["freed"] == 0, "\(outcome)")
+            #expect(outcome.numbers["refused_no_userfaultfd"] == 1, "\(outcome)")
+            #expect(outcome.errors.contains("userfaultfd needs CAP_SYS_PTRACE"), "\(outcome)")
+        }
+
         @Test(
             "Under a filter that forbids what there is another way for, all is freed",
             arguments: [

@@ -99,18 +99,6 @@ enum {
     PTRECLAIM_STATS_BUCKETS = 20,
 };
 
-/// How tables are freed.
-enum ptreclaim_backend {
-    /// They are not.
-    PTRECLAIM_BACKEND_NONE = 0,
-    /// One MADV_DONTNEED over whole spans.
-    PTRECLAIM_BACKEND_DONTNEED = 1,
-    /// mremap(MREMAP_DONTUNMAP) of the whole table.
-    PTRECLAIM_BACKEND_REMAP = 2,
-    /// mmap(MAP_FIXED) over the span.
-    PTRECLAIM_BACKEND_MAPFIXED = 3,
-};
-
 /// What PTRECLAIM_MODE came to in this process.
 enum ptreclaim_mode {
     /// Nothing is done; the counters of refusals say why.
@@ -167,7 +155,7 @@ struct ptreclaim_stats_page {
     int32_t pid;
     /// enum ptreclaim_mode, after `auto` was resolved, while it works.
     uint32_t mode;
-    /// enum ptreclaim_backend.
+    /// How tables are freed: PTRECLAIM_BACKEND_* of ptreclaim.h, 0 for none.
     uint32_t backend;
     /// 0.
     uint32_t reserved;

@@ -116,12 +116,15 @@ struct Conform: ParsableCommand {
     }
 
     private static func operations(in path: String) throws -> [PageTableModel.Operation] {
-        let data =
-            path == "-"
-            ? FileHandle.standardInput.readDataToEndOfFile()
-            : FileManager.default.contents(atPath: path)
-        guard let data else {
-            PTReclaimCommand.fail("\(path): cannot be read", command: "conform", status: 2)
+        let data: Data
+        do {
+            data =
+                path == "-"
+                ? try FileHandle.standardInput.readToEnd() ?? Data()
+                : try Data(contentsOf: URL(fileURLWithPath: path))
+        } catch {
+            PTReclaimCommand.fail(
+                "\(path): \(FileError.reason(error))", command: "conform", status: 2)
         }
         do throws(OperationTextError) {
             return try [PageTableModel.Operation](text: String(decoding: data, as: UTF8.self))

@@ -11,7 +11,7 @@ struct Run: ParsableCommand {
             exit status are its own. 127: no such command; 126: it cannot be executed.
 
             The library is the one that PTRECLAIM_SHIM names, or \(Shim.fileName) beside this \
-            program, or in ../lib/ptreclaim.
+            program, or in ../lib/ptreclaim or ../lib/\(Shim.multiarch).
 
             The library's other options go through the environment, as PTRECLAIM_DELAY_MS=100; \
             ptreclaim(1) has them all.
@@ -77,6 +77,9 @@ struct Run: ParsableCommand {
 enum Shim {
     static let fileName = "libptreclaim-preload.so"
 
+    /// Where Debian and Ubuntu have libraries, below lib: the loader looks there, too.
+    static let multiarch = "x86_64-linux-gnu"
+
     /// An absolute path, or nil.
     static func find() -> String? {
         if let named = unsafe getenv("PTRECLAIM_SHIM") {
@@ -84,8 +87,8 @@ enum Shim {
         }
         guard let executable = absolute("/proc/self/exe") else { return nil }
         let directory = executable.split(separator: "/").dropLast().joined(separator: "/")
-        return absolute("/\(directory)/\(fileName)")
-            ?? absolute("/\(directory)/../lib/ptreclaim/\(fileName)")
+        return ["", "../lib/ptreclaim/", "../lib/\(multiarch)/"].lazy
+            .compactMap { absolute("/\(directory)/\($0)\(fileName)") }.first
     }
 
     private static func absolute(_ path: String) -> String? {

@@ -89,7 +89,7 @@ struct Stats: ParsableCommand {
         var exposition = Exposition()
         var count: UInt = 0
         var failures: [ProcFSError] = []
-        for pid in allProcesses ? ProcessIDs.all() : ProcessIDs.unique(pid) {
+        for pid in allProcesses ? ProcessList.pids() : ProcessIDs.unique(pid) {
             do throws(ProcFSError) {
                 let library = try ProcessMetrics.Library(pid: pid)
                 if allProcesses, library.isAbsent { continue }

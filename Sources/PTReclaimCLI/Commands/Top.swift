@@ -38,10 +38,7 @@ struct Top: ParsableCommand {
     @Option(help: ArgumentHelp("Processes to show, at most.", valueName: "n"))
     var lines: Int?
 
-    @Option(
-        help: ArgumentHelp(
-            "What comes first: \(ProcessTable.Order.allCases.map(\.rawValue).joined(separator: ", ")).",
-            valueName: "column"))
+    @Option(help: ArgumentHelp("What comes first.", valueName: "column"))
     var sort = ProcessTable.Order.waste
 
     func validate() throws {
@@ -51,7 +48,8 @@ struct Top: ParsableCommand {
 
     func run() throws {
         if !once, !json, let screen = LiveScreen() {
-            TopScreen(order: sort, interval: .seconds(interval), limit: lines).run(on: screen)
+            var live = TopScreen(order: sort, interval: .seconds(interval), limit: lines)
+            live.run(on: screen)
             return
         }
         let table = ProcessTable(by: sort)

@@ -9,13 +9,18 @@ struct TopScreen {
     /// Processes, at most; nil for as many as fit.
     let limit: Int?
 
-    /// Passes take at most this share of the time.
-    private static let share = 0.1
+    private var pace = Paced(share: 0.1)
 
-    func run(on screen: LiveScreen) {
+    init(order: ProcessTable.Order, interval: Duration, limit: Int?) {
+        self.order = order
+        self.interval = interval
+        self.limit = limit
+    }
+
+    mutating func run(on screen: LiveScreen) {
         defer { screen.close() }
-        var table = ProcessTable(by: order)
-        var due = ContinuousClock.now + pause(after: table)
+        var table = pass()
+        var due = ContinuousClock.now + pause
         var isPaused = false
         var first = 0
         while true {
@@ -33,15 +38,17 @@ struct TopScreen {
             case .ending(let number): screen.end(by: number)
             case .due:
                 guard !isPaused else { break }
-                table = ProcessTable(by: order)
-                due = .now + pause(after: table)
+                table = pass()
+                due = .now + pause
             }
         }
     }
 
-    private func pause(after table: ProcessTable) -> Duration {
-        max(interval, table.duration * (1 / Self.share - 1))
+    private mutating func pass() -> ProcessTable {
+        pace.look(at: .now) { [order] in ProcessTable(by: order) }
     }
+
+    private var pause: Duration { max(interval, pace.period) }
 
     /// Title, notes, an empty line, the columns' names; an empty line and the keys below.
     private func frameRowCount(_ table: ProcessTable, _ screen: LiveScreen) -> Int {
@@ -66,7 +73,7 @@ struct TopScreen {
         let parts = [
             "q quits", isPaused ? "paused: space goes on" : "space pauses", "arrows scroll",
             "\(rows.isEmpty ? 0 : first + 1)-\(last) of \(table.rows.count) by \(order.rawValue)",
-            "every \(Format.seconds(pause(after: table)))", WasteMark.meaning,
+            "every \(Format.seconds(pause))", WasteMark.meaning,
         ]
         lines.append(ScreenLine(ScreenText.joined(parts, to: columns), .faint))
         return lines

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Foundation
-internal import Glibc
 internal import ProcFS
 
 /// A process in lines, one for each sample, for a pipe or a file.
@@ -37,7 +36,9 @@ struct WatchLines {
     /// Whoever reads the other end of a pipe has each line at once.
     private func write(_ line: String) {
         print(line)
-        fflush(nil)
+        if let failure = StandardOutput.flush() {
+            PTReclaimCommand.fail(failure, command: "watch")
+        }
     }
 }
 

@@ -123,13 +123,17 @@ final class LiveScreen {
     var size: Terminal.Size { Terminal.size ?? Terminal.Size(columns: 80, rows: 24) }
 
     /// Draws `lines` from the top; what does not fit is cut off.
+    ///
+    /// Each line is erased before it is written: behind a full one the cursor stays on its last
+    /// column, and would take that along. Terminals that know synchronised updates show it at once.
     func draw(_ lines: [ScreenLine]) {
         let size = size
         let isColored = Terminal.isColored
-        let shown = lines.prefix(size.rows).map {
-            $0.text(columns: size.columns, isColored: isColored) + "\u{1b}[K"
+        let empty = repeatElement(ScreenLine(""), count: max(size.rows - lines.count, 0))
+        let shown = (lines.prefix(size.rows) + empty).map {
+            "\u{1b}[2K" + $0.text(columns: size.columns, isColored: isColored)
         }
-        write("\u{1b}[H" + shown.joined(separator: "\r\n") + "\u{1b}[J")
+        write("\u{1b}[?2026h\u{1b}[H" + shown.joined(separator: "\r\n") + "\u{1b}[?2026l")
     }
 
     /// A terminal that was stopped with Ctrl-S, or that nobody reads, must not hold up a signal.

@@ -65,7 +65,7 @@ struct SimulatePolicies {
             PTReclaimCommand.fail("\(costsPath): \(error)", command: "simulate", status: 2)
         } catch {
             PTReclaimCommand.fail(
-                "\(costsPath): cannot be read", command: "simulate", status: 2)
+                "\(costsPath): \(FileError.reason(error))", command: "simulate", status: 2)
         }
     }
 
