@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Foundation
+internal import Markup
 internal import Mustache
 internal import ProcFS
 
@@ -47,6 +48,7 @@ struct MapDrawing {
             figures: Format.figures(census), scale: MapText.scale(map.grid), origin: origin,
             width: Self.left + Self.cellsPerRow * Self.step + Self.right, height: legendTop + 72,
             originTop: legendTop + 60, left: Self.left, rows: rows, legend: legend)
+        Markup.register()
         return try MustacheTemplate(string: Self.template).render(page)
     }
 
@@ -116,6 +118,7 @@ struct MapDrawing {
 
     /// What stands in braces is escaped by the library: names may hold anything.
     private static let template = """
+        {{% CONTENT_TYPE: MARKUP}}\
         <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{width}} {{height}}" role="img" \
         aria-labelledby="title figures" font-family="ui-monospace, monospace" font-size="11">
         <title id="title">{{title}}</title>
