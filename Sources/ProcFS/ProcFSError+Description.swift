@@ -10,7 +10,7 @@ extension ProcFSError: CustomStringConvertible {
         case .noStatsPage:
             "\(what): libptreclaim-preload.so is not loaded there, or had nothing to do at start; "
                 + "ptreclaim run starts a command with it"
-        case .badStatsPage: 
+        case .badStatsPage:
             "\(what): the stats page has a layout that this version does not know, or is not sealed"
         case .parentsStatsPage:
             "\(what) was forked and has had no event yet: it still shows its parent's stats page"

@@ -41,7 +41,9 @@ struct ProcessCheckup {
     /// What the library itself has met in the process. The other ways to a fence do not help then.
     private var refusalMet: String? {
         guard case .success(let page) = page else { return nil }
-        let reasons = ["refused_seccomp", "refused_application_userfaultfd", "refused_fence_opened"]
+        let reasons = [
+            "refused_seccomp", "refused_application_userfaultfd", "refused_fence_opened",
+        ]
         return reasons.first { (page[$0] ?? 0) > 0 }.map { StatsPage.meaning(of: $0) }
     }
 
