@@ -82,7 +82,6 @@ let package = Package(
         .target(name: "CStatsPage"),
         .target(name: "CTraceFile"),
         .target(name: "CReclaim"),
-        .target(name: "COptions"),
         .systemLibrary(
             name: "CJemalloc", pkgConfig: "jemalloc", providers: [.apt(["libjemalloc-dev"])]),
 
@@ -121,10 +120,16 @@ let package = Package(
         .target(
             name: "ProcFS", dependencies: ["ReclaimCore", "CLinuxMM", "CControl", "CStatsPage"],
             swiftSettings: hostSettings),
+        // The preload library's table of options (a link), for the manual.
+        .target(name: "COptions"),
+        // What programs write that browsers read.
+        .target(
+            name: "Markup", dependencies: [.product(name: "Mustache", package: "swift-mustache")],
+            swiftSettings: hostSettings),
         .executableTarget(
             name: "PTReclaimCLI",
             dependencies: [
-                "ProcFS", "TraceFile", "CLinuxMM", "COptions", "Conformance", "LiveSpace",
+                "Markup", "ProcFS", "TraceFile", "CLinuxMM", "COptions", "Conformance", "LiveSpace",
                 "PageTableModel", "PageTableSimulator", "ReclaimCore",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "TextTable", package: "TextTable"),
@@ -151,7 +156,7 @@ let package = Package(
         .executableTarget(
             name: "Benchmarks",
             dependencies: [
-                "ProcFS", "ReclaimCore", "CStatsPage", "CLinuxMM",
+                "Markup", "ProcFS", "ReclaimCore", "CStatsPage", "CLinuxMM",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
                 .product(name: "TextTable", package: "TextTable"),
@@ -162,7 +167,7 @@ let package = Package(
             name: "call-cost", dependencies: ["PTReclaim", "LiveSpace", "ReclaimCore", "CLinuxMM"],
             path: "Benchmarks/Call", swiftSettings: hostSettings),
         // The same for a pass of the service thread: the shim's own sources (links), one module as
-        // in the shim, but with the Swift runtime.
+        // in the shim, but with the Swift runtime. Memory and output are call-cost's (links).
         .executableTarget(
             name: "scan-cost", dependencies: ["CLinuxMM"], path: "Benchmarks/Scan",
             swiftSettings: hostSettings + [
@@ -172,23 +177,31 @@ let package = Package(
         .executableTarget(
             name: "model-speed", dependencies: ["PageTableModel", "ReclaimCore", "CLinuxMM"],
             path: "Benchmarks/Model", swiftSettings: hostSettings),
+        // What the C programs below share: random numbers, a clock, a census of their own tables.
+        .target(name: "Drivers", path: "Benchmarks/Drivers", cSettings: cSettings),
         // The churn and the torture run inside jemalloc, in C, so that nothing but the allocator
         // is measured and every byte that changes is the shim's fault.
         .executableTarget(
-            name: "jemalloc-churn", dependencies: ["CJemalloc"], path: "Benchmarks/Churn",
-            cSettings: cSettings),
+            name: "jemalloc-churn", dependencies: ["CJemalloc", "Drivers"],
+            path: "Benchmarks/Churn", cSettings: cSettings),
         .executableTarget(
             name: "jemalloc-torture", dependencies: ["CJemalloc"], path: "Tests/Fixtures/Torture",
             cSettings: cSettings),
         // Victims of the scan mode: one that waits at fences, one that has memory and does nothing.
         .executableTarget(
-            name: "fence-waits", path: "Benchmarks/Waits", cSettings: cSettings),
+            name: "fence-waits", dependencies: ["Drivers"], path: "Benchmarks/Waits",
+            cSettings: cSettings),
         .executableTarget(
             name: "idle-space", path: "Benchmarks/Space", cSettings: cSettings),
-        // The same for any allocator: these link none, so LD_PRELOAD chooses it. What they share with
-        // the two above are links.
+        // The scans of `ptreclaim inspect`, to measure it by.
         .executableTarget(
-            name: "allocator-churn", path: "Benchmarks/AllocatorChurn", cSettings: cSettings),
+            name: "bare-scans", dependencies: ["CLinuxMM"], path: "Benchmarks/BareScans",
+            cSettings: cSettings),
+        // The same for any allocator: these link none, so LD_PRELOAD chooses it. What the tortures
+        // share are links.
+        .executableTarget(
+            name: "allocator-churn", dependencies: ["Drivers"], path: "Benchmarks/AllocatorChurn",
+            cSettings: cSettings),
         .executableTarget(
             name: "allocator-torture", path: "Tests/Fixtures/AllocatorTorture",
             cSettings: cSettings),

@@ -28,6 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "driver.h"
 #include "page_tables.h"
 #include "release.h"
 
@@ -61,20 +62,6 @@ static struct {
     atomic_bool is_out_of_memory;
     pthread_barrier_t begin, end;
 } churn = {.thread_count = 2};
-
-static uint64_t next_random(uint64_t *state) {
-    // splitmix64
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static void wait_ms(unsigned milliseconds) {
     nanosleep(

@@ -17,43 +17,12 @@ enum Form: String {
     var backend: Backend { self == .remap ? .remap : .dontneed }
 }
 
-/// One line of the output.
-struct Series {
-    let name: String
-    let parameter: String
-    let series: String
-    var nanoseconds: [UInt64] = []
-
-    func print() {
-        let values = nanoseconds.map(String.init).joined(separator: " ")
-        Swift.print(name, parameter, series, values, separator: "\t")
-    }
-}
-
 func fail(_ message: String) -> Never {
     FileHandle.standardError.write(Data("call-cost: \(message)\n".utf8))
     exit(1)
 }
 
-/// Memory of whole spans in which tables are made and emptied.
-@safe struct Field {
-    let start: UInt
-    let spanCount: Int
-    static let spanByteCount = Int(PageGeometry.spanByteCount)
-
-    init(byteCount: Int) {
-        let flags: Int32 = 0x4022  // PRIVATE | ANONYMOUS | NORESERVE
-        let address = ptreclaim_mmap(0, byteCount + Self.spanByteCount, 3, flags, -1, 0)
-        guard address > 0 else { fail("mmap of \(byteCount) bytes: errno \(-address)") }
-        start =
-            (UInt(bitPattern: address) + PageGeometry.spanByteCount - 1)
-            & ~(PageGeometry.spanByteCount - 1)
-        spanCount = byteCount / Self.spanByteCount
-        _ = ptreclaim_madvise(start, byteCount, 15)  // NOHUGEPAGE: a huge page has no table
-    }
-
-    func address(of span: Int) -> UInt { start + UInt(span * Self.spanByteCount) }
-
+extension Field {
     /// Makes an empty table in each of `spans`.
     func makeEmpty(_ spans: Range<Int>) {
         for span in spans {
@@ -286,9 +255,7 @@ func measureSparse(_ form: Form, samples: Int) {
         for _ in 0..<samples {
             for piece in spans { field.makeEmpty(piece) }
             whole.nanoseconds.append(
-                call(
-                    field.start..<field.address(of: field.spanCount), form.access,
-                    expecting: tables))
+                call(field.start..<field.end, form.access, expecting: tables))
             for piece in spans { field.makeEmpty(piece) }
             let runs = spans.map {
                 field.address(of: $0.lowerBound)..<field.address(of: $0.upperBound)

@@ -24,9 +24,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "driver.h"
 #include "page_tables.h"
 
 enum { PATTERN_BYTES = 1 << 20, TICK_MS = 100 };
@@ -47,20 +47,6 @@ static struct {
     unsigned char *pattern;
 } churn;
 
-static uint64_t next_random(void) {
-    // splitmix64
-    uint64_t z = (churn.random_state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static void *map_anonymous(size_t byte_count) {
     void *memory =
         mmap(NULL, byte_count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -75,7 +61,7 @@ static void seed_churn(uint64_t seed) {
     churn.random_state = seed;
     churn.pattern = map_anonymous(PATTERN_BYTES);
     for (size_t i = 0; i < PATTERN_BYTES; i += sizeof(uint64_t)) {
-        uint64_t word = next_random();
+        uint64_t word = next_random(&churn.random_state);
         memcpy(churn.pattern + i, &word, sizeof(word));
     }
 }
@@ -87,8 +73,8 @@ static bool fill(size_t count, uint32_t min, uint32_t max) {
     churn.blocks = map_anonymous(churn.mapped_byte_count);
     for (size_t i = 0; i < count; i++) {
         struct block block = {
-            .byte_count = min + (uint32_t)(next_random() % (max - min + 1)),
-            .pattern_offset = (uint32_t)(next_random() % (PATTERN_BYTES - max)),
+            .byte_count = min + (uint32_t)(next_random(&churn.random_state) % (max - min + 1)),
+            .pattern_offset = (uint32_t)(next_random(&churn.random_state) % (PATTERN_BYTES - max)),
         };
         block.bytes = malloc(block.byte_count);
         if (!block.bytes) {
@@ -111,7 +97,7 @@ static size_t delete_some(unsigned percent, size_t *deleted) {
     size_t wrong = 0;
     *deleted = churn.live_count * percent / 100;
     for (size_t i = 0; i < *deleted; i++) {
-        size_t victim = next_random() % churn.live_count;
+        size_t victim = next_random(&churn.random_state) % churn.live_count;
         wrong += !is_intact(&churn.blocks[victim]);
         free(churn.blocks[victim].bytes);
         churn.blocks[victim] = churn.blocks[--churn.live_count];

@@ -4,7 +4,7 @@ import ArgumentParser
 import Foundation
 
 /// An allocator that LD_PRELOAD puts behind malloc.
-enum Allocator: String, CaseIterable, ExpressibleByArgument, Encodable {
+enum Allocator: String, CaseIterable, ExpressibleByArgument, Codable {
     case jemalloc
     case tcmalloc
     case mimalloc

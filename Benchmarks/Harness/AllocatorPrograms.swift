@@ -8,8 +8,8 @@ protocol ProgramUnderChurn {
     var program: String { get }
     var allocator: Allocator { get }
 
-    /// Returns a row for each process, the plain one first, and how each was started.
-    func play() throws -> (rows: [WasteRow], commands: [String])
+    /// - Throws: where it is not installed, or does not do what it is told.
+    func play() throws -> ChurnOutcome
 }
 
 /// redis-server, with the jemalloc that it is linked with.
@@ -19,7 +19,7 @@ struct RedisChurn: ProgramUnderChurn {
     var program: String { "redis-server" }
     var allocator: Allocator { .jemalloc }
 
-    func play() throws -> (rows: [WasteRow], commands: [String]) {
+    func play() throws -> ChurnOutcome {
         let executable = try NotInstalled.find("redis-server")
         let directory = try makeRunDirectory()
         let plan = ChurnPlan(
@@ -27,22 +27,22 @@ struct RedisChurn: ProgramUnderChurn {
             fillCount: scale.isQuick ? 60_000 : 600_000, cycleCount: 1,
             waitSeconds: scale.settleSeconds,
             mallocConfiguration: scale.isQuick ? "dirty_decay_ms:1000,tcache:false" : nil)
-        let modes: [Mode?] = [nil, .hooks, .madvise, .scan]
         var targets: [RedisServer] = []
+        var meters: [Meter] = []
         defer { for target in targets { target.stop() } }
-        for mode in modes {
-            targets.append(
-                try RedisServer(
-                    mode == nil ? .plain : .shim, executable: executable,
-                    shim: shim.in(mode, settings: scale.settings),
-                    mallocOptions: plan.mallocConfiguration,
-                    in: directory.appending(path: "redis-\(mode?.rawValue ?? "plain")")))
+        let course = Course(isRecording: scale.isRecording)
+        for mode in [nil] + AllocatorChurn.modes(.jemalloc).map(Optional.init) {
+            let target = try RedisServer(
+                mode == nil ? .plain : .shim, executable: executable,
+                shim: shim.in(mode, settings: scale.settings),
+                mallocOptions: plan.mallocConfiguration,
+                in: directory.appending(path: "redis-\(mode?.rawValue ?? "plain")"))
+            targets.append(target)
+            let watch = course.add(mode, pid: target.pid, commandLine: target.commandLine)
+            meters.append(Meter(target, watch: watch))
         }
-        _ = try ChurnPlayer(plan: plan, meters: targets.map { Meter($0) }).play()
-        let rows = try zip(targets, modes).map { target, mode in
-            try WasteRow(program: program, allocator: allocator, mode: mode, pid: target.pid)
-        }
-        return (rows, targets.map(\.commandLine))
+        _ = try ChurnPlayer(plan: plan, meters: meters).play { course.mark($0) }
+        return course.finish(program, allocator)
     }
 }
 
@@ -54,50 +54,59 @@ struct AllocatorChurn: ProgramUnderChurn {
     var program: String { "allocator-churn" }
 
     static func modes(_ allocator: Allocator) -> [Mode] {
-        allocator == .jemalloc ? [.hooks, .madvise, .scan] : [.madvise, .scan]
+        allocator == .jemalloc ? [.hooks, .madvise, .scan, .hooksAndScan] : [.madvise, .scan]
     }
 
     /// Blocks of 16 to 4000 bytes, and of 64 KiB to 1 MiB: as many MiB of each.
-    static func fill(_ process: DrivenProcess, mebibytes: Int) throws {
-        try process.work("fill \((mebibytes << 20) / 2008) 16 4000")
-        try process.work("fill \((mebibytes << 20) / (544 << 10)) 65536 1048576")
+    static func fill(
+        _ process: DrivenProcess, mebibytes: Int, meanwhile: () -> Void = {}
+    ) throws {
+        try process.work("fill \((mebibytes << 20) / 2008) 16 4000", meanwhile: meanwhile)
+        try process.work(
+            "fill \((mebibytes << 20) / (544 << 10)) 65536 1048576", meanwhile: meanwhile)
     }
 
-    func play() throws -> (rows: [WasteRow], commands: [String]) {
+    func play() throws -> ChurnOutcome {
         let program = try Shim.build(product: "allocator-churn", what: "allocator-churn")
             .appending(path: "allocator-churn").path
-        var targets: [(mode: Mode?, process: DrivenProcess)] = []
-        defer { for target in targets { target.process.stop() } }
+        var targets: [DrivenProcess] = []
+        defer { for target in targets { target.stop() } }
+        let course = Course(isRecording: scale.isRecording)
         for mode in [nil] + Self.modes(allocator).map(Optional.init) {
             let environment = try allocator.environment(
                 shim: mode == nil ? nil : shim, mode: mode, settings: scale.settings)
             let process = try DrivenProcess(
                 [program, "--driven", "--threads", "2"], environment: environment)
-            targets.append((mode, process))
+            targets.append(process)
+            course.add(mode, pid: process.pid, commandLine: process.commandLine)
             guard process.greeting == allocator.rawValue else {
                 throw HarnessError("\(process.commandLine): \(process.greeting) is behind malloc")
             }
         }
-        for target in targets {
-            try Self.fill(target.process, mebibytes: scale.isQuick ? 100 : 300)
+        for (index, target) in targets.enumerated() {
+            try course.work(on: index) { meanwhile in
+                try Self.fill(
+                    target, mebibytes: scale.isQuick ? 100 : 300, meanwhile: meanwhile)
+            }
         }
+        course.mark("filled")
         // 90 %, then all but a handful. Slowly: some allocators purge what was freed a while ago
         // when something else is freed.
-        for percent in Array(repeating: 25, count: 8) + Array(repeating: 75, count: 5) {
-            for target in targets {
-                try target.process.work("delete \(percent)")
-                try target.process.work("release")
+        let percents = Array(repeating: 25, count: 8) + Array(repeating: 75, count: 5)
+        for (round, percent) in percents.enumerated() {
+            for (index, target) in targets.enumerated() {
+                try course.work(on: index) { meanwhile in
+                    try target.work("delete \(percent)", meanwhile: meanwhile)
+                    try target.work("release", meanwhile: meanwhile)
+                }
             }
-            Thread.sleep(forTimeInterval: scale.roundSeconds)
+            if round == 7 { course.mark("90 % deleted") }
+            course.wait(scale.roundSeconds)
         }
-        for target in targets { try target.process.work("verify") }
-        Thread.sleep(forTimeInterval: scale.settleSeconds)
-        let rows = try targets.map { target in
-            try WasteRow(
-                program: self.program, allocator: allocator, mode: target.mode,
-                pid: target.process.pid)
-        }
-        return (rows, targets.map(\.process.commandLine))
+        course.mark("nearly all deleted")
+        for target in targets { try target.work("verify") }
+        course.wait(scale.settleSeconds)
+        return course.finish(self.program, allocator)
     }
 }
 
@@ -108,15 +117,15 @@ struct MemcachedChurn: ProgramUnderChurn {
     let scale: ChurnScale
     var program: String { "memcached" }
 
-    func play() throws -> (rows: [WasteRow], commands: [String]) {
+    func play() throws -> ChurnOutcome {
         let executable = try NotInstalled.find("memcached")
         let directory = try makeRunDirectory()
         let plan = ChurnPlan(
             seed: 1, populateCount: 0, fillCount: scale.isQuick ? 60_000 : 300_000, cycleCount: 1,
             waitSeconds: 0, mallocConfiguration: nil)
-        var targets: [(mode: Mode?, process: KeptProcess, client: MemcachedClient)] = []
-        var commands: [String] = []
+        var targets: [(process: KeptProcess, client: MemcachedClient)] = []
         defer { for target in targets { target.process.stop() } }
+        let course = Course(isRecording: scale.isRecording)
         for mode in [nil, Mode.madvise, .scan] {
             let own = directory.appending(
                 path: "memcached-\(allocator.rawValue)-\(mode?.rawValue ?? "plain")")
@@ -124,17 +133,20 @@ struct MemcachedChurn: ProgramUnderChurn {
             let command = [executable, "-u", "root", "-s", socket, "-m", "2048", "-o", "modern"]
             let environment = try allocator.environment(
                 shim: mode == nil ? nil : shim, mode: mode, settings: scale.settings)
-            commands.append(RedisServer.line(environment, command))
             let process = try KeptProcess(command, environment: environment, directory: own)
-            targets.append((mode, process, try Self.connect(to: process, path: socket)))
+            targets.append((process, try Self.connect(to: process, path: socket)))
+            course.add(
+                mode, pid: process.pid, commandLine: RedisServer.line(environment, command))
         }
-        for target in targets { try Self.play(target.client, plan) }
-        Thread.sleep(forTimeInterval: scale.settleSeconds)
-        let rows = try targets.map { target in
-            try WasteRow(
-                program: program, allocator: allocator, mode: target.mode, pid: target.process.pid)
+        for (index, target) in targets.enumerated() {
+            try course.work(on: index) { meanwhile in
+                try Self.play(target.client, plan, meanwhile: meanwhile) { name in
+                    if index == 0 { course.mark(name) }
+                }
+            }
         }
-        return (rows, commands)
+        course.wait(scale.settleSeconds)
+        return course.finish(program, allocator)
     }
 
     private static func connect(to process: KeptProcess, path: String) throws -> MemcachedClient {
@@ -146,13 +158,18 @@ struct MemcachedChurn: ProgramUnderChurn {
     }
 
     /// Fill, delete 90 %, look at the rest, flush, crawl, and fill and look again.
-    private static func play(_ client: MemcachedClient, _ plan: ChurnPlan) throws {
+    private static func play(
+        _ client: MemcachedClient, _ plan: ChurnPlan, meanwhile: () -> Void,
+        mark: (String) -> Void
+    ) throws {
         guard let cycle = plan.cycles.first else { return }
         for pass in 0..<2 {
             for key in 0..<plan.fillCount {
                 try client.set(key, to: cycle.value(key), of: plan.block)
+                if key % 1024 == 0 { meanwhile() }
             }
             try client.finish()
+            mark("filled")
             for key in cycle.deletionOrder.prefix(cycle.mostCount) { try client.delete(Int(key)) }
             try client.finish()
             for key in cycle.deletionOrder.dropFirst(cycle.mostCount) {
@@ -161,6 +178,8 @@ struct MemcachedChurn: ProgramUnderChurn {
             try client.finish()
             // flush_all takes effect in the next second.
             try client.tell("flush_all", expecting: "OK")
+            mark("flushed")
+            meanwhile()
             Thread.sleep(forTimeInterval: 1.5)
             if pass == 1 { try client.tell("lru_crawler crawl all", expecting: "OK") }
         }
@@ -174,31 +193,33 @@ struct NodeChurn: ProgramUnderChurn {
     let scale: ChurnScale
     var program: String { "node" }
 
-    func play() throws -> (rows: [WasteRow], commands: [String]) {
+    func play() throws -> ChurnOutcome {
         let executable = try NotInstalled.find("node")
         let script = Shim.packageRoot.appending(path: "Benchmarks/Node/churn.js").path
         let command = [
             executable, "--expose-gc", script, scale.isQuick ? "20000" : "100000",
             scale.isQuick ? "2000" : "4000",
         ]
-        var targets: [(mode: Mode?, process: DrivenProcess)] = []
-        defer { for target in targets { target.process.stop() } }
+        var targets: [DrivenProcess] = []
+        defer { for target in targets { target.stop() } }
+        let course = Course(isRecording: scale.isRecording)
         for mode in [nil, Mode.scan, .auto] {
             let environment = try allocator.environment(
                 shim: mode == nil ? nil : shim, mode: mode, settings: scale.settings)
-            targets.append((mode, try DrivenProcess(command, environment: environment)))
+            let target = try DrivenProcess(command, environment: environment)
+            targets.append(target)
+            course.add(mode, pid: target.pid, commandLine: target.commandLine)
         }
-        for target in targets {
-            let answer = target.process.line()
-            guard answer == "done 0" else {
-                throw HarnessError("\(target.process.commandLine): \(answer)")
+        try course.together { meanwhile in
+            for target in targets {
+                let answer = target.line(meanwhile: meanwhile)
+                guard answer == "done 0" else {
+                    throw HarnessError("\(target.commandLine): \(answer)")
+                }
             }
         }
-        Thread.sleep(forTimeInterval: scale.settleSeconds)
-        let rows = try targets.map { target in
-            try WasteRow(
-                program: program, allocator: allocator, mode: target.mode, pid: target.process.pid)
-        }
-        return (rows, targets.map(\.process.commandLine))
+        course.mark("all deleted")
+        course.wait(scale.settleSeconds)
+        return course.finish(program, allocator)
     }
 }

@@ -29,8 +29,8 @@ struct Allocators: ParsableCommand {
     static let wasteByteCountAllowed: UInt = 32 << 10
     static let plainWastePercentWanted = 20.0
 
-    private func groups(shim: Shim) -> [any ProgramUnderChurn] {
-        let scale = ChurnScale(isQuick: options.quick, watermarkKB: watermarkKB)
+    /// All that there are.
+    static func groups(shim: Shim, scale: ChurnScale) -> [any ProgramUnderChurn] {
         var groups: [any ProgramUnderChurn] = [RedisChurn(shim: shim, scale: scale)]
         for allocator in Allocator.allCases {
             groups.append(AllocatorChurn(allocator: allocator, shim: shim, scale: scale))
@@ -41,16 +41,18 @@ struct Allocators: ParsableCommand {
         for allocator in [Allocator.glibc, .jemalloc] {
             groups.append(NodeChurn(allocator: allocator, shim: shim, scale: scale))
         }
-        return groups.filter { group in
-            only.map { group.program.contains($0) } ?? true
-                && allocator.map { group.allocator == $0 } ?? true
-        }
+        return groups
     }
 
     func run() throws {
         let shim = try Shim.prepare()
         let machine = Machine.current()
-        let groups = groups(shim: shim)
+        let scale = ChurnScale(
+            isQuick: options.quick, watermarkKB: watermarkKB, isRecording: false)
+        let groups = Self.groups(shim: shim, scale: scale).filter { group in
+            only.map { group.program.contains($0) } ?? true
+                && allocator.map { group.allocator == $0 } ?? true
+        }
         guard !groups.isEmpty else { throw ValidationError("nothing is left to run") }
         var rows: [WasteRow] = []
         var commands: [String] = []
@@ -59,9 +61,10 @@ struct Allocators: ParsableCommand {
             let name = "\(group.program), \(group.allocator.rawValue)"
             Progress.show(index, of: groups.count, name)
             do {
-                let (found, lines) = try group.play()
+                let outcome = try group.play()
+                let found = try outcome.rows()
                 rows += found
-                commands += lines
+                commands += outcome.processes.map(\.command)
                 verdicts += Self.verdicts(found)
             } catch let reason as NotInstalled {
                 verdicts.append(
@@ -80,7 +83,7 @@ struct Allocators: ParsableCommand {
         }
     }
 
-    private static func verdicts(_ rows: [WasteRow]) -> [Verdict] {
+    static func verdicts(_ rows: [WasteRow]) -> [Verdict] {
         guard let plain = rows.first(where: { $0.mode == nil }) else { return [] }
         return rows.filter { $0.mode != nil }.map { row in
             let isMet =
@@ -102,12 +105,12 @@ struct Allocators: ParsableCommand {
 }
 
 /// What one process looks like after its churn.
-struct WasteRow: Encodable {
+struct WasteRow: Codable {
     let program: String
     let allocator: Allocator
     /// nil: plain.
     let mode: Mode?
-    /// What `auto` has chosen.
+    /// What `auto` has chosen, or what is left of `hooks+scan` without a fence.
     let chosenMode: String?
     let vmPTE: UInt
     let needed: UInt
@@ -152,9 +155,7 @@ struct WasteRow: Encodable {
         do {
             let page = try StatsPage.read(pid: pid)
             guard page.mode != "off" || mode == .auto else {
-                let reasons = page.counters.filter { $0.group == .refusal && $0.value > 0 }.map(
-                    \.meaning)
-                throw HarnessError("process \(pid): off: \(reasons.joined(separator: "; "))")
+                throw HarnessError("process \(pid): off: \(page.refusal)")
             }
             return page
         } catch let error as ProcFSError {
@@ -168,7 +169,8 @@ struct WasteRow: Encodable {
 
     var modeName: String {
         guard let mode else { return "plain" }
-        return mode == .auto ? "auto (\(chosenMode ?? "?"))" : mode.rawValue
+        let chosen = chosenMode ?? "?"
+        return chosen == mode.rawValue ? mode.rawValue : "\(mode.rawValue) (\(chosen))"
     }
 
     var servedWaste: UInt {
@@ -205,6 +207,8 @@ struct WasteRow: Encodable {
 struct ChurnScale {
     let isQuick: Bool
     let watermarkKB: Int
+    /// Whether page tables are looked at all the while, not only at the end.
+    let isRecording: Bool
 
     /// Behind the last deletion. A scan that finds nothing pauses up to 16 times the delay.
     var settleSeconds: Double { isQuick ? 6 : 40 }

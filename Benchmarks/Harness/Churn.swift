@@ -9,12 +9,26 @@ struct Benchmarks: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "Benchmarks",
         abstract: "Shows what the preload library does for servers with jemalloc."
-            + " Without a subcommand: churn.",
+            + " Without a subcommand: churn. `--report DIR` is `report DIR`.",
         subcommands: [
             Churn.self, Variants.self, Speed.self, Idle.self, Call.self, Model.self, Scan.self,
-            Waits.self, IdleScan.self, Allocators.self, Modes.self, RSS.self,
+            Waits.self, IdleScan.self, Allocators.self, Modes.self, RSS.self, Looking.self,
+            MakeReport.self,
         ],
         defaultSubcommand: Churn.self)
+
+    /// Exit status: 0 done, 1 failed or a target missed, 2 usage.
+    static func main() {
+        do {
+            var command = try parseAsRoot(
+                subcommandFirst(Array(CommandLine.arguments.dropFirst())))
+            try command.run()
+        } catch {
+            guard exitCode(for: error) == .validationFailure else { exit(withError: error) }
+            FileHandle.standardError.write(Data((fullMessage(for: error) + "\n").utf8))
+            Foundation.exit(2)
+        }
+    }
 }
 
 struct ChurnOptions: ParsableArguments {
@@ -174,7 +188,9 @@ struct ChurnPlayer {
     let plan: ChurnPlan
     let meters: [Meter]
 
-    func play() throws -> [Measurement] {
+    /// - Parameter done: told the name of each step when its work is done, before the wait; where
+    ///   there is only one cycle, without its number.
+    func play(done: (String) -> Void = { _ in }) throws -> [Measurement] {
         var rows: [Measurement] = []
         let total = meters.count * (1 + 2 * plan.cycleCount)
         func step(
@@ -185,6 +201,7 @@ struct ChurnPlayer {
                     rows.count, of: total, "\(name) (\(meter.target.configuration.rawValue))")
                 try work(meter.target, meter)
             }
+            done(plan.cycleCount == 1 && name.hasSuffix(" 1") ? String(name.dropLast(2)) : name)
             Progress.show(rows.count, of: total, "\(name): waiting for the decay")
             waitAndSample()
             for meter in meters {
@@ -211,6 +228,8 @@ struct ChurnPlayer {
 
     private func waitAndSample() {
         let end = ContinuousClock.now + .seconds(plan.waitSeconds)
+        for meter in meters { meter.beginWait() }
+        defer { for meter in meters { meter.endWait() } }
         while ContinuousClock.now < end {
             Thread.sleep(forTimeInterval: 0.1)
             for meter in meters { meter.sampleIfDue() }

@@ -26,9 +26,12 @@ final class Meter {
     private var work = Work()
     private var cpuSecondsBefore: Double?
     private var nextSample = ContinuousClock.now
+    private let watch: TableWatch?
 
-    init(_ target: any ChurnTarget) {
+    /// - Parameter watch: looks at the page tables, too, all the while.
+    init(_ target: any ChurnTarget, watch: TableWatch? = nil) {
         self.target = target
+        self.watch = watch
         target.betweenBatches = { [unowned self] in sampleIfDue() }
     }
 
@@ -38,12 +41,19 @@ final class Meter {
         if cpuSecondsBefore == nil {
             cpuSecondsBefore = try ProcessStatus.read(pid: target.pid).cpuSeconds
         }
+        watch?.resume()
+        defer { watch?.pause() }
         work.add(try body())
         sample()
     }
 
+    /// Around a time in which nobody works.
+    func beginWait() { watch?.resume() }
+    func endWait() { watch?.pause() }
+
     /// Counts the VMAs: at most four times a second, and for at most a twentieth of the time.
     func sampleIfDue() {
+        watch?.sampleIfDue()
         guard ContinuousClock.now >= nextSample else { return }
         sample()
     }

@@ -29,13 +29,63 @@ struct Modes: ParsableCommand {
     @Option(help: "Only this allocator, of allocator-churn.")
     var allocator: Allocator?
 
-    fileprivate struct Row: Encodable {
+    struct Row: Codable {
         let program: String
         let allocator: Allocator
         let mode: Mode
-        let cpu: RatioEstimate
-        let rate: RatioEstimate
-        let verdicts: [Verdict]
+        /// What is started with the library, and what works on it.
+        let commands: [String]
+        let result: PairedRun.Result
+
+        var name: String { "\(program), \(allocator.rawValue), \(mode.rawValue)" }
+        var verdicts: [Verdict] { result.verdicts(name) }
+    }
+
+    /// A program in one mode, to be compared with itself without the library.
+    struct Comparison {
+        let program: String
+        let allocator: Allocator
+        let mode: Mode
+
+        var name: String { "\(program), \(allocator.rawValue), \(mode.rawValue)" }
+
+        static let all: [Comparison] =
+            AllocatorChurn.modes(.jemalloc).map {
+                Comparison(program: "redis-server", allocator: .jemalloc, mode: $0)
+            }
+            + Allocator.allCases.flatMap { allocator in
+                AllocatorChurn.modes(allocator).map {
+                    Comparison(program: "allocator-churn", allocator: allocator, mode: $0)
+                }
+            }
+
+        /// - Parameter pairs: the most pairs of windows.
+        /// - Throws: where it is not installed, or the mode cannot run here.
+        func play(shim: Shim, pairs: Int, isQuick: Bool) throws -> Row {
+            let commands: [String]
+            let result: PairedRun.Result
+            if program == "redis-server" {
+                let window = Window(
+                    client: try NotInstalled.find("redis-benchmark"),
+                    requestCount: isQuick ? 200_000 : 800_000)
+                let played = try Speed.compare(
+                    .default, server: NotInstalled.find("redis-server"), shim: shim.in(mode),
+                    window: window, pairs: pairs, name: name)
+                commands = [played.command] + window.commandLines
+                result = played.figures
+            } else {
+                let executable = try Shim.build(product: program, what: program)
+                    .appending(path: program).path
+                let pair = try ChurnPair(
+                    program: executable, allocator: allocator, mode: mode, shim: shim,
+                    mebibytes: isQuick ? 50 : 150)
+                commands = [pair.commandLine]
+                result = try pair.compare(pairs: pairs, name: name)
+            }
+            return Row(
+                program: program, allocator: allocator, mode: mode, commands: commands,
+                result: result)
+        }
     }
 
     func run() throws {
@@ -44,49 +94,19 @@ struct Modes: ParsableCommand {
         let machine = Machine.current()
         let pairs = options.quick ? 4 : self.pairs
         var rows: [Row] = []
-        var commands: [String] = []
         var skipped: [Verdict] = []
-        if allocator == nil, only.map({ "redis-server".contains($0) }) ?? true {
-            if let server = Tool.find("redis-server"), let client = Tool.find("redis-benchmark") {
-                let window = Window(client: client, requestCount: options.quick ? 200_000 : 800_000)
-                commands += window.commandLines
-                for mode in [Mode.hooks, .madvise, .scan] where self.mode ?? mode == mode {
-                    let result = try Speed.compare(
-                        .default, server: server, shim: shim.in(mode), window: window, pairs: pairs,
-                        name: "redis-server, jemalloc, \(mode.rawValue)")
-                    rows.append(
-                        Row(
-                            program: "redis-server", allocator: .jemalloc, mode: mode,
-                            cpu: result.cpu, rate: result.rate, verdicts: result.verdicts))
-                }
-            } else {
+        for comparison in Comparison.all where isChosen(comparison) {
+            do {
+                rows.append(try comparison.play(shim: shim, pairs: pairs, isQuick: options.quick))
+            } catch let reason as NotInstalled {
                 skipped.append(
                     Verdict(
-                        target: "redis-server", status: .skipped, measured: "is not installed"))
-            }
-        }
-        if only.map({ "allocator-churn".contains($0) }) ?? true {
-            let program = try Shim.build(product: "allocator-churn", what: "allocator-churn")
-                .appending(path: "allocator-churn").path
-            for allocator in Allocator.allCases where self.allocator ?? allocator == allocator {
-                for mode in AllocatorChurn.modes(allocator) where self.mode ?? mode == mode {
-                    do {
-                        let run = try ChurnPair(
-                            program: program, allocator: allocator, mode: mode, shim: shim,
-                            mebibytes: options.quick ? 50 : 150)
-                        commands.append(run.commandLine)
-                        rows.append(try run.compare(pairs: pairs))
-                    } catch let reason as NotInstalled {
-                        skipped.append(
-                            Verdict(
-                                target: allocator.rawValue, status: .skipped,
-                                measured: reason.description))
-                    }
-                }
+                        target: comparison.name, status: .skipped, measured: reason.description))
             }
         }
         let report = TableReport(
-            "modes", machine: machine, commands: commands, rows: rows,
+            "modes", version: 2, machine: machine,
+            commands: rows.flatMap(\.commands).withoutRepeats, rows: rows,
             verdicts: skipped + rows.flatMap(\.verdicts))
         try report.finish(options, note: "Shim / plain, means with intervals of 95 %.") { rows in
             TextTable<Row> { row in
@@ -94,19 +114,26 @@ struct Modes: ParsableCommand {
                     Column(title: "program", value: row.program),
                     Column(title: "allocator", value: row.allocator.rawValue),
                     Column(title: "mode", value: row.mode.rawValue),
-                    Column(title: "CPU per operation", value: row.cpu.text, align: .right),
-                    Column(title: "operations per second", value: row.rate.text, align: .right),
-                    Column(title: "pairs", value: "\(row.cpu.pairCount)", align: .right),
+                    Column(title: "CPU per operation", value: row.result.cpu.text, align: .right),
+                    Column(
+                        title: "operations per second", value: row.result.rate.text, align: .right),
+                    Column(title: "pairs", value: "\(row.result.cpu.pairCount)", align: .right),
                 ]
             }.print(rows)
         }
+    }
+
+    private func isChosen(_ comparison: Comparison) -> Bool {
+        (only.map { comparison.program.contains($0) } ?? true)
+            && mode ?? comparison.mode == comparison.mode
+            && (allocator.map {
+                comparison.program == "allocator-churn" && comparison.allocator == $0
+            } ?? true)
     }
 }
 
 /// Two processes of allocator-churn, one of them with the library.
 private final class ChurnPair {
-    private let name: String
-    private let allocator: Allocator
     private let mode: Mode
     private let mebibytes: Int
     private let plain: DrivenProcess
@@ -114,8 +141,6 @@ private final class ChurnPair {
     var commandLine: String { shimmed.commandLine }
 
     init(program: String, allocator: Allocator, mode: Mode, shim: Shim, mebibytes: Int) throws {
-        name = "allocator-churn, \(allocator.rawValue), \(mode.rawValue)"
-        self.allocator = allocator
         self.mode = mode
         self.mebibytes = mebibytes
         let command = [program, "--driven", "--threads", "1"]
@@ -135,18 +160,15 @@ private final class ChurnPair {
         shimmed.stop()
     }
 
-    func compare(pairs: Int) throws -> Modes.Row {
+    func compare(pairs: Int, name: String) throws -> PairedRun.Result {
+        try StatsPage.read(pid: shimmed.pid).require(mode)
         for process in [plain, shimmed] { _ = try window(process) }
         let result = try PairedRun(name: name, pairs: pairs).play { hasShim in
             try window(hasShim ? shimmed : plain)
         }
-        let page = try StatsPage.read(pid: shimmed.pid)
-        guard page.mode == mode.rawValue else {
-            throw HarnessError("\(commandLine): mode \(page.mode)")
-        }
-        return Modes.Row(
-            program: "allocator-churn", allocator: allocator, mode: mode, cpu: result.cpu,
-            rate: result.rate, verdicts: result.verdicts(name))
+        // At the end, too: a watchdog may have ended a mode meanwhile.
+        try StatsPage.read(pid: shimmed.pid).require(mode)
+        return result
     }
 
     private func window(_ process: DrivenProcess) throws -> PairedRun.Figures {

@@ -3,16 +3,37 @@
 /// The same work with the shim and without, in alternating windows.
 struct PairedRun {
     /// What one window took.
-    struct Figures {
+    struct Figures: Codable {
         let operationsPerSecond: Double
         let cpuPerOperation: Double
         let seconds: Double
     }
 
-    struct Result: Encodable {
+    /// Two windows, one behind the other.
+    struct Pair: Codable {
+        let plain: Figures
+        let shim: Figures
+    }
+
+    struct Result: Codable {
+        let pairs: [Pair]
         let cpu: RatioEstimate
         let rate: RatioEstimate
-        let shimSeconds: Double
+
+        var shimSeconds: Double { pairs.reduce(0) { $0 + $1.shim.seconds } }
+
+        /// nil with fewer than three pairs.
+        init?(_ pairs: [Pair]) {
+            guard
+                let cpu = RatioEstimate(
+                    pairs.map { $0.shim.cpuPerOperation / $0.plain.cpuPerOperation }),
+                let rate = RatioEstimate(
+                    pairs.map { $0.shim.operationsPerSecond / $0.plain.operationsPerSecond })
+            else { return nil }
+            self.pairs = pairs
+            self.cpu = cpu
+            self.rate = rate
+        }
 
         /// Of fewer pairs the interval is a matter of luck.
         private var isLong: Bool { cpu.pairCount >= PairedRun.leastPairCount }
@@ -53,31 +74,25 @@ struct PairedRun {
 
     /// - Parameter window: does the work once, with the shim or without.
     func play(_ window: (_ hasShim: Bool) throws -> Figures) throws -> Result {
-        var cpuRatios: [Double] = []
-        var rateRatios: [Double] = []
-        var shimSeconds = 0.0
-        while cpuRatios.count < pairs {
+        var played: [Pair] = []
+        while played.count < pairs {
             // A B, B A, A B, …: what drifts falls on both alike.
-            let shimFirst = cpuRatios.count % 2 == 1
+            let shimFirst = played.count % 2 == 1
             let first = try window(shimFirst)
             let second = try window(!shimFirst)
             let (plain, shim) = shimFirst ? (second, first) : (first, second)
-            cpuRatios.append(shim.cpuPerOperation / plain.cpuPerOperation)
-            rateRatios.append(shim.operationsPerSecond / plain.operationsPerSecond)
-            shimSeconds += shim.seconds
-            let cpu = RatioEstimate(cpuRatios)
+            played.append(Pair(plain: plain, shim: shim))
+            let result = Result(played)
             Progress.show(
-                cpuRatios.count, of: pairs, "\(name): CPU shim / plain \(cpu?.text ?? "")")
-            if cpuRatios.count >= Self.leastPairCount, cpu?.isResolved == true,
-                RatioEstimate(rateRatios)?.isResolved == true
+                played.count, of: pairs, "\(name): CPU shim / plain \(result?.cpu.text ?? "")")
+            if played.count >= Self.leastPairCount, let result, result.cpu.isResolved,
+                result.rate.isResolved
             {
                 break
             }
         }
         Progress.end()
-        guard let cpu = RatioEstimate(cpuRatios), let rate = RatioEstimate(rateRatios) else {
-            throw HarnessError("too few pairs")
-        }
-        return Result(cpu: cpu, rate: rate, shimSeconds: shimSeconds)
+        guard let result = Result(played) else { throw HarnessError("too few pairs") }
+        return result
     }
 }

@@ -43,7 +43,7 @@ struct RSS: ParsableCommand {
                 status: ratio <= RSS.ratioAllowed
                     ? .passed
                     : shimBytes - plainBytes <= spreadBytes
-                        ? .notResolved : mode == .hooks ? .notCounted : .failed,
+                        ? .notResolved : mode.hasHooks ? .notCounted : .failed,
                 measured: "\(decimal(ratio, 3)); \(decimal((shimBytes - plainBytes) / 1024, 0)) "
                     + "KiB more than \(decimal(plainBytes / 1024, 0)), spread "
                     + "\(decimal(spreadBytes / 1024, 0))")

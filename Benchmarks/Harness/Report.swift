@@ -30,7 +30,7 @@ enum Progress {
 }
 
 /// Where the numbers come from.
-struct Machine: Encodable {
+struct Machine: Codable {
     let kernel: String
     let cpu: String
     let cpuCount: Int

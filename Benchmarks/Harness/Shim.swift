@@ -9,7 +9,7 @@ struct HarnessError: Error, CustomStringConvertible {
 }
 
 /// A mode of the preload library.
-enum Mode: String, CaseIterable, ExpressibleByArgument, Encodable {
+enum Mode: String, CaseIterable, ExpressibleByArgument, Codable {
     case hooks
     case madvise
     case scan
@@ -18,6 +18,9 @@ enum Mode: String, CaseIterable, ExpressibleByArgument, Encodable {
 
     /// The service thread frees in it, behind fences.
     var isFenced: Bool { self != .hooks }
+
+    /// jemalloc's hooks free in it.
+    var hasHooks: Bool { self == .hooks || self == .hooksAndScan }
 }
 
 /// The preload library that is measured. SwiftPM does not build a dynamic product for an
@@ -77,7 +80,7 @@ struct Shim {
     /// Returns the directory with the products. Builds each once.
     static func build(product: String, what: String) throws -> URL {
         let products = scratch.appending(path: "release")
-        guard Built.isFirst(product) else { return products }
+        guard !Built.has(product) else { return products }
         let arguments = [
             "swift", "build", "-c", "release", "--package-path", packageRoot.path,
             "--scratch-path", scratch.path, "--product", product,
@@ -88,6 +91,7 @@ struct Shim {
         guard result.status == 0 else {
             throw HarnessError("\(what) could not be built:\n\(result.output)")
         }
+        Built.add(product)
         return products
     }
 }
@@ -96,7 +100,8 @@ struct Shim {
 private enum Built {
     nonisolated(unsafe) private static var products: Set<String> = []
 
-    static func isFirst(_ product: String) -> Bool { unsafe products.insert(product).inserted }
+    static func has(_ product: String) -> Bool { unsafe products.contains(product) }
+    static func add(_ product: String) { unsafe products.insert(product) }
 }
 
 /// Other people's programs, run to their end.

@@ -30,17 +30,21 @@ struct Speed: ParsableCommand {
     @Flag(help: "Print one JSON document instead of text.")
     var json = false
 
-    struct Result: Encodable {
+    struct Result: Codable {
+        /// What the verdicts are of.
+        let name: String
         let decay: String
         let mode: String
-        let cpu: RatioEstimate
-        let rate: RatioEstimate
+        /// That starts the server with the library.
+        let command: String
+        let figures: PairedRun.Result
         let purgesPerSecond: Double
-        let verdicts: [Verdict]
+
+        var verdicts: [Verdict] { figures.verdicts(name) }
     }
 
     struct Document: Encodable {
-        let schema = "ptreclaim.benchmarks.speed/1"
+        let schema = "ptreclaim.benchmarks.speed/2"
         let machine: Machine
         let commands: [String]
         let results: [Result]
@@ -88,6 +92,7 @@ struct Speed: ParsableCommand {
                     configuration, executable: server, shim: shim,
                     mallocOptions: decay.mallocOptions, in: directory.appending(path: name)))
         }
+        try StatsPage.read(pid: servers[1].pid).require(shim.mode)
         Progress.show(0, of: pairs, "warming up")
         for server in servers {
             try window.warmUp(server)
@@ -98,11 +103,13 @@ struct Speed: ParsableCommand {
         let result = try PairedRun(name: name, pairs: pairs).play { hasShim in
             try window.run(on: servers[hasShim ? 1 : 0])
         }
-        let decommits = (try StatsPage.read(pid: servers[1].pid)["decommits"] ?? 0)
+        let page = try StatsPage.read(pid: servers[1].pid)
+        try page.require(shim.mode)
+        let decommits = page["decommits"] ?? 0
         return Result(
-            decay: decay.rawValue, mode: mode, cpu: result.cpu, rate: result.rate,
-            purgesPerSecond: Double(decommits - decommitsBefore) / result.shimSeconds,
-            verdicts: result.verdicts(name))
+            name: name, decay: decay.rawValue, mode: mode, command: servers[1].commandLine,
+            figures: result,
+            purgesPerSecond: Double(decommits - decommitsBefore) / result.shimSeconds)
     }
 
     private static func show(_ result: Result) {

@@ -3,7 +3,7 @@
 import Foundation
 
 /// The geometric mean of ratios, with its 95 % interval by Student's t on the logarithms.
-struct RatioEstimate: Encodable {
+struct RatioEstimate: Codable {
     let mean: Double
     let low: Double
     let high: Double

@@ -20,8 +20,11 @@ struct TableReport<Row: Encodable>: Encodable {
     let rows: [Row]
     let verdicts: [Verdict]
 
-    init(_ name: String, machine: Machine, commands: [String], rows: [Row], verdicts: [Verdict]) {
-        schema = "ptreclaim.benchmarks.\(name)/1"
+    init(
+        _ name: String, version: Int = 1, machine: Machine, commands: [String], rows: [Row],
+        verdicts: [Verdict]
+    ) {
+        schema = "ptreclaim.benchmarks.\(name)/\(version)"
         self.machine = machine
         self.commands = commands
         self.rows = rows
@@ -42,5 +45,13 @@ struct TableReport<Row: Encodable>: Encodable {
             flushOutput()
         }
         if verdicts.contains(where: { $0.status == .failed }) { throw ExitCode.failure }
+    }
+}
+
+extension [String] {
+    /// Each once, where it stands first.
+    var withoutRepeats: [String] {
+        var seen: Set<String> = []
+        return filter { seen.insert($0).inserted }
     }
 }

@@ -53,8 +53,18 @@ struct Waits: ParsableCommand {
             ]
         }
 
-        func arguments(seconds: Int) -> [String] {
-            ["\(threads)", "64", "\(seconds * 1000)", maps ? "map" : "idle"]
+        /// Returns the row without the library, and the row with it.
+        func play(shim: Shim, seconds: Int) throws -> [WaitRow] {
+            let program = try Shim.build(product: "fence-waits", what: "fence-waits")
+                .appending(path: "fence-waits").path
+            let command = [
+                program, "\(threads)", "64", "\(seconds * 1000)", maps ? "map" : "idle",
+            ]
+            let environment = shim.in(.scan, settings: Waits.settings).environment
+            return [
+                try WaitRow(self, command, environment: [:], hasShim: false),
+                try WaitRow(self, command, environment: environment, hasShim: true),
+            ]
         }
     }
 
@@ -62,25 +72,18 @@ struct Waits: ParsableCommand {
         guard seconds >= 1, threads ?? 1 >= 1 else {
             throw ValidationError("--seconds and --threads must be 1 or more")
         }
-        let shim = try Shim.prepare().in(.scan, settings: Self.settings)
-        let program = try Shim.build(product: "fence-waits", what: "fence-waits")
-            .appending(path: "fence-waits").path
+        let shim = try Shim.prepare()
         let machine = Machine.current()
         let scenarios = Scenario.all(threads: threads)
         let length = options.quick ? 3 : seconds
         var rows: [WaitRow] = []
-        var commands: [String] = []
         for (index, scenario) in scenarios.enumerated() {
             Progress.show(index, of: scenarios.count, scenario.name)
-            let command = [program] + scenario.arguments(seconds: length)
-            rows.append(try WaitRow(scenario, command, environment: [:], hasShim: false))
-            rows.append(
-                try WaitRow(scenario, command, environment: shim.environment, hasShim: true))
-            commands.append(RedisServer.line(shim.environment, command))
+            rows += try scenario.play(shim: shim, seconds: length)
         }
         Progress.end()
         let report = TableReport(
-            "waits", machine: machine, commands: commands, rows: rows,
+            "waits", machine: machine, commands: rows.filter(\.hasShim).map(\.command), rows: rows,
             verdicts: rows.filter(\.hasShim).flatMap(\.verdicts))
         try report.finish(
             options,
@@ -92,35 +95,84 @@ struct Waits: ParsableCommand {
 }
 
 /// Times in nanoseconds.
-private struct Times: Encodable {
-    let count: UInt64
-    let p50: UInt64
-    let p99: UInt64
-    let p999: UInt64
-    let longest: UInt64
+struct Times {
+    /// `NANOSECONDS:COUNT …`, the lowest first.
+    let buckets: String
+    private let histogram: Histogram<UInt64>
     let countAboveAllowed: UInt64
+
+    var count: UInt64 { histogram.totalCount }
+    var p50: UInt64 { quantile(50) }
+    var p99: UInt64 { quantile(99) }
+    var p999: UInt64 { quantile(99.9) }
+    var longest: UInt64 { count > 0 ? histogram.max : 0 }
 
     /// From `name NANOSECONDS:COUNT …`.
     init(_ line: String) {
+        self.init(buckets: line.split(separator: " ").dropFirst().joined(separator: " "))
+    }
+
+    init(buckets: String) {
+        self.buckets = buckets
         var histogram = Histogram<UInt64>(numberOfSignificantValueDigits: .three)
         var above: UInt64 = 0
-        for pair in line.split(separator: " ").dropFirst() {
-            let words = pair.split(separator: ":").compactMap { UInt64($0) }
-            guard words.count == 2 else { continue }
-            histogram.record(words[0], count: words[1])
-            if Double(words[0]) > 1000 * Waits.microsecondsAllowed { above += words[1] }
+        for (nanoseconds, count) in Self.pairs(buckets) {
+            histogram.record(nanoseconds, count: count)
+            if Double(nanoseconds) > 1000 * Waits.microsecondsAllowed { above += count }
         }
+        self.histogram = histogram
         countAboveAllowed = above
-        count = histogram.totalCount
-        p50 = count > 0 ? histogram.valueAtPercentile(50) : 0
-        p99 = count > 0 ? histogram.valueAtPercentile(99) : 0
-        p999 = count > 0 ? histogram.valueAtPercentile(99.9) : 0
-        longest = count > 0 ? histogram.max : 0
+    }
+
+    /// How many times took how long.
+    var pairs: [(nanoseconds: UInt64, count: UInt64)] { Self.pairs(buckets) }
+
+    private static func pairs(_ buckets: String) -> [(nanoseconds: UInt64, count: UInt64)] {
+        buckets.split(separator: " ").compactMap { pair in
+            let words = pair.split(separator: ":").compactMap { UInt64($0) }
+            return words.count == 2 ? (words[0], words[1]) : nil
+        }
+    }
+
+    private func quantile(_ percent: Double) -> UInt64 {
+        count > 0 ? histogram.valueAtPercentile(percent) : 0
     }
 }
 
-private struct WaitRow: Encodable {
+/// With what one would ask of it; read back, all is counted from the buckets again.
+extension Times: Codable {
+    private enum CodingKeys: CodingKey {
+        case buckets, count, p50, p99, p999, longest, countAboveAllowed
+    }
+
+    init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: CodingKeys.self)
+        let buckets = try container.decode(String.self, forKey: .buckets)
+        // Hours, and more than anybody counts: a file that was tampered with.
+        guard Self.pairs(buckets).allSatisfy({ $0.nanoseconds < 1 << 44 && $0.count < 1 << 44 })
+        else {
+            throw DecodingError.dataCorruptedError(
+                forKey: .buckets, in: container, debugDescription: "a time or a count is too large")
+        }
+        self.init(buckets: buckets)
+    }
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: CodingKeys.self)
+        try container.encode(buckets, forKey: .buckets)
+        try container.encode(count, forKey: .count)
+        try container.encode(p50, forKey: .p50)
+        try container.encode(p99, forKey: .p99)
+        try container.encode(p999, forKey: .p999)
+        try container.encode(longest, forKey: .longest)
+        try container.encode(countAboveAllowed, forKey: .countAboveAllowed)
+    }
+}
+
+struct WaitRow: Codable {
     let scenario: String
+    /// As one would type it.
+    let command: String
     let isCounted: Bool
     let hasShim: Bool
     let touches: Times
@@ -143,6 +195,7 @@ private struct WaitRow: Encodable {
         self.scenario = scenario.name
         isCounted = scenario.isCounted
         self.hasShim = hasShim
+        self.command = RedisServer.line(environment, command)
         let process = try DrivenProcess(command, environment: environment)
         defer { process.stop() }
         var samples: [(freed: UInt64, fences: UInt64)] = []
@@ -164,9 +217,7 @@ private struct WaitRow: Encodable {
         fencesOpened = page["fences_opened"] ?? 0
         // The watchdog ends fencing where the service thread does not get on; that is a result.
         guard page.mode == "scan" || fencesOpened > 0 else {
-            let reasons = page.counters.filter { $0.group == .refusal && $0.value > 0 }.map(
-                \.meaning)
-            throw HarnessError("no scan mode: \(reasons.joined(separator: "; "))")
+            throw HarnessError("no scan mode: \(page.refusal)")
         }
         fences = page["fences"] ?? 0
         fencesMet = page["fences_met"] ?? 0

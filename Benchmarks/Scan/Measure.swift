@@ -13,40 +13,13 @@ func fail(_ message: String) -> Never {
     fatalError("scan-cost: \(message)")
 }
 
-/// One line of the output.
-struct Series {
-    let name: String
-    let parameter: String
-    let series: String
-    var nanoseconds: [UInt64] = []
-
-    func print() {
-        let values = nanoseconds.map(String.init).joined(separator: " ")
-        Swift.print(name, parameter, series, values, separator: "\t")
+extension Field {
+    /// Memory that the layout rule knows of, as if the library had seen it mapped.
+    static func seen(byteCount: Int) -> Field {
+        let field = Field(byteCount: byteCount)
+        ptreclaim_layout_add(field.start, field.start + UInt(byteCount))
+        return field
     }
-}
-
-/// Memory of whole spans that the layout rule knows of, as if the library had seen it mapped.
-struct Field {
-    let start: UInt
-    let spanCount: Int
-    static let spanByteCount = Int(PageGeometry.spanByteCount)
-
-    init(byteCount: Int) {
-        let flags: Int32 = 0x4022  // PRIVATE | ANONYMOUS | NORESERVE
-        let address = ptreclaim_mmap(0, byteCount + Self.spanByteCount, 3, flags, -1, 0)
-        guard address > 0 else { fail("mmap of \(byteCount) bytes: errno \(-address)") }
-        start =
-            (UInt(bitPattern: address) + PageGeometry.spanByteCount - 1)
-            & ~(PageGeometry.spanByteCount - 1)
-        spanCount = byteCount / Self.spanByteCount
-        _ = ptreclaim_madvise(start, byteCount, 15)  // NOHUGEPAGE: a huge page has no table
-        ptreclaim_layout_add(start, start + UInt(byteCount))
-    }
-
-    var end: UInt { address(of: spanCount) }
-
-    func address(of span: Int) -> UInt { start + UInt(span * Self.spanByteCount) }
 
     /// Gives a span a table with one page, somewhere in it.
     func populate(_ span: Int) {
@@ -198,7 +171,7 @@ func bare(
 /// Looks at tables that stay: full ones, empty ones, and both in turn.
 func measureLooks(_ service: UnsafeMutablePointer<ptreclaim_service>, samples: Int) -> [Series] {
     var all: [Series] = []
-    let field = Field(byteCount: 512 * Field.spanByteCount)
+    let field = Field.seen(byteCount: 512 * Field.spanByteCount)
     for kind in ["populated", "empty", "in turn"] {
         for span in 0..<field.spanCount {
             if kind == "populated" || kind == "in turn" && span % 2 == 0 {
@@ -228,7 +201,7 @@ func measureLooks(_ service: UnsafeMutablePointer<ptreclaim_service>, samples: I
 
 func measureFrees(_ service: UnsafeMutablePointer<ptreclaim_service>, samples: Int) -> [Series] {
     var all: [Series] = []
-    let field = Field(byteCount: 520 * Field.spanByteCount)
+    let field = Field.seen(byteCount: 520 * Field.spanByteCount)
     for (runLength, runCount) in [(1, 64), (8, 32), (64, 8), (512, 1)] {
         let pattern = Pattern(field: field, runLength: runLength, runCount: runCount)
         let parameter = "\(runCount) runs of \(runLength)"
@@ -258,7 +231,7 @@ func measureFrees(_ service: UnsafeMutablePointer<ptreclaim_service>, samples: I
 /// 10 TB reserved, 1 GB of it used, in one piece and in 64 far apart: a pass over all there is.
 func measureSparse(_ service: UnsafeMutablePointer<ptreclaim_service>, samples: Int) -> [Series] {
     var all: [Series] = []
-    let field = Field(byteCount: 10 << 40)
+    let field = Field.seen(byteCount: 10 << 40)
     let tables = (1 << 30) / Field.spanByteCount
     for pieces in [1, 64] {
         let perPiece = tables / pieces

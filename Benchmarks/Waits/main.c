@@ -23,6 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "driver.h"
+
 enum { PAGE_BYTES = 4096, SPAN_BYTES = 2 << 20, PAGES_PER_SPAN = 512, THINK_NS = 20000 };
 enum { FRACTION_BITS = 6, BUCKETS = 64 << FRACTION_BITS, MOST_THREADS = 64, MAP_BYTES = 256 << 20 };
 
@@ -43,20 +45,6 @@ static struct {
     atomic_bool is_over;
     atomic_uint_fast64_t mapped_count;
 } run;
-
-static uint64_t next_random(uint64_t *state) {
-    // splitmix64
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 // ---- histograms: values below 64 are exact, others have seven significant bits ------------------
 

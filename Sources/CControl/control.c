@@ -17,8 +17,10 @@ int ptreclaim_control_map(const char *path, struct ptreclaim_stats_page **page) 
     if (fd < 0) {
         return errno;
     }
-    // A shorter file would end the reader with SIGBUS.
-    if (lseek(fd, 0, SEEK_END) < PTRECLAIM_STATS_PAGE_BYTES) {
+    // A file that is shorter, or can become so, would end this process with SIGBUS.
+    const int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || !(seals & F_SEAL_SHRINK)
+        || lseek(fd, 0, SEEK_END) < PTRECLAIM_STATS_PAGE_BYTES) {
         close(fd);
         return EINVAL;
     }

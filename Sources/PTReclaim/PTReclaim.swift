@@ -8,8 +8,8 @@ internal import LiveSpace
 /// Frees the PTE tables in `range` that map nothing: a PTE table is a page of 4 KiB that maps a
 /// span of 2 MiB, and stays when an allocator gives the pages back.
 ///
-///     | partial |  span  |  span  | hole |  span  || VMA |   whole spans inside one VMA
-///               |  look  |  look  |      |  kept             are candidates
+///     | partial |  span  |  span  | hole |  span  || VMA |   candidates are
+///               |  look  |  look  |      |  kept             whole spans in one VMA
 ///
 /// A table is freed if all its 512 entries are none and its span lies inside one VMA. A page, the
 /// zero page, a swap entry, a uffd-wp marker and a guard marker each keep their table; what was
@@ -36,7 +36,8 @@ internal import LiveSpace
 /// lost. It needs no privilege, no fence and no thread.
 ///
 /// Opens `/proc/self/pagemap` and `/proc/self/maps`. The first call also measures which way of
-/// freeing tables works on the running kernel. Not for signal handlers.
+/// freeing tables works on the running kernel. For any thread, any number at once; not for signal
+/// handlers.
 ///
 /// - Parameters:
 ///   - range: addresses in bytes, half-open. The start is page-aligned; the length is rounded up
@@ -62,7 +63,18 @@ public func ptReclaim(
 
 /// Frees the PTE tables under a buffer that map nothing. The buffer is rounded inward to pages.
 ///
-/// As `ptReclaim(range:access:)` for the addresses of the buffer's whole pages.
+/// As the call for a range of addresses, for those of the buffer's whole pages: a buffer without any
+/// is no error. It is not read, and may have holes.
+///
+/// - Parameters:
+///   - buffer: of no alignment. The pages at its ends that it covers only in part are left out.
+///   - access: who else may touch the buffer during the call.
+/// - Returns: what was done.
+/// - Throws: as the call for a range of addresses; `.invalidRange` only where the buffer ends above
+///   user space (2^47).
+///
+/// The corresponding kernel call is `madvise(MADV_PT_RECLAIM)`, proposed on linux-mm in June 2024
+/// and never merged.
 @discardableResult
 public func ptReclaim(
     range buffer: UnsafeRawBufferPointer, access: ReclaimAccess = .shared
@@ -76,7 +88,18 @@ public func ptReclaim(
 
 /// Frees the PTE tables under a buffer that map nothing. The buffer is rounded inward to pages.
 ///
-/// As `ptReclaim(range:access:)` for the addresses of the buffer's whole pages.
+/// As the call for a range of addresses, for those of the buffer's whole pages: a buffer without any
+/// is no error. It is not read, and may have holes.
+///
+/// - Parameters:
+///   - buffer: of no alignment. The pages at its ends that it covers only in part are left out.
+///   - access: who else may touch the buffer during the call.
+/// - Returns: what was done.
+/// - Throws: as the call for a range of addresses; `.invalidRange` only where the buffer ends above
+///   user space (2^47).
+///
+/// The corresponding kernel call is `madvise(MADV_PT_RECLAIM)`, proposed on linux-mm in June 2024
+/// and never merged.
 @discardableResult
 public func ptReclaim(
     range buffer: UnsafeMutableRawBufferPointer, access: ReclaimAccess = .shared

@@ -23,7 +23,11 @@ public enum ReclaimAdvice: UInt32, Sendable {
 /// `.now` frees what the library may free by itself, memory that was mapped through libc; with
 /// `ptReclaim(range:access:)` the caller vouches for the mapping instead.
 ///
-/// - Parameter range: addresses in bytes, half-open. The start is page-aligned.
+/// For any thread, any number at once; not for signal handlers, nor for an allocator's hooks.
+///
+/// - Parameters:
+///   - range: addresses in bytes, half-open. The start is page-aligned.
+///   - advice: what to do about it.
 /// - Throws: `.invalidRange` with EINVAL: the start is not page-aligned, or the end is above user
 ///   space (2^47). `.unsupported` with EOPNOTSUPP: the preload library is not in this process, or
 ///   has no such mode here. `.lookFailed` with ENOMEM: no memory to remember it, or with EAGAIN:

@@ -19,11 +19,14 @@ internal import Synchronization
 ///
 ///     pass 1  | range A  | range B ->|      the budget ends in B
 ///     pass 2               | -> B  | range C  | range A  |
-///     pass 3  | range B  | range C ...      what had its turn only in part comes first
+///     pass 3  | range B  | range C ...      where the last one was cut short
 ///
 /// The calls block a thread of the cooperative pool. So a pass is done in calls of 128 tables, about
 /// a millisecond each, and gives way to other tasks after each of them. A pass over ranges of which
 /// nothing was ever touched costs some 0.1 ms for each range.
+///
+/// The corresponding kernel function is the scanner of the proposal on linux-mm, July 2024
+/// (asynchronous reclaim of PTE pages by task_work); never merged.
 public actor PeriodicReclaimer<C: Clock> where C.Duration == Duration {
     /// The call that is made for a part of a range: first address, end, access, tables at most.
     package typealias Call =
@@ -48,6 +51,8 @@ public actor PeriodicReclaimer<C: Clock> where C.Duration == Duration {
     /// Index of the entry at which the next pass begins; may be the end.
     private var first = 0
 
+    /// Makes a reclaimer without ranges. It does nothing until `run()`.
+    ///
     /// - Parameters:
     ///   - interval: from the start of one pass to the start of the next, more than zero. After a
     ///     pass that took longer there is a whole interval of rest.
@@ -92,6 +97,7 @@ public actor PeriodicReclaimer<C: Clock> where C.Duration == Duration {
     ///   - range: addresses in bytes, half-open. The start is page-aligned; the length is rounded
     ///     up to whole pages.
     ///   - access: who else may touch the range.
+    /// - Returns: what `unregister` wants.
     /// - Throws: `.invalidRange` with EINVAL, as the call would.
     public func register(
         _ range: Range<UInt>, access: ReclaimAccess = .shared
@@ -107,6 +113,8 @@ public actor PeriodicReclaimer<C: Clock> where C.Duration == Duration {
     /// the memory may be unmapped. It waits for a call in progress, about a millisecond.
     ///
     /// A registration that is out already, or of another reclaimer, is no error.
+    ///
+    /// - Parameter registration: what `register` returned.
     public func unregister(_ registration: ReclaimRegistration) {
         // Calls run on this actor from start to end, so there is none now; each finds its entry
         // anew before it starts.
@@ -177,7 +185,8 @@ public actor PeriodicReclaimer<C: Clock> where C.Duration == Duration {
     }
 }
 
-/// A range that is registered with a `PeriodicReclaimer`.
+/// A range that is registered with a `PeriodicReclaimer`. No other registration of the process is
+/// equal to it.
 public struct ReclaimRegistration: Hashable, Sendable {
     private static let count = Atomic<UInt64>(0)
     private let number = Self.count.add(1, ordering: .relaxed).newValue
@@ -187,13 +196,16 @@ public struct ReclaimRegistration: Hashable, Sendable {
 public struct ReclaimPass: Sendable {
     /// A call that failed. Its range stays registered, and is tried again in the next pass.
     public struct Failure: Equatable, Sendable {
+        /// The range whose turn it was.
         public let registration: ReclaimRegistration
+        /// Why the call failed.
         public let error: ReclaimError
     }
 
     /// The sum of the pass's calls; VmPTE before the first and after the last of them.
     /// `resumeAddress` is set where the budget or a cancellation ended the pass inside a range.
     public internal(set) var report = ReclaimReport()
+    /// The calls that failed, in the order in which they were made; one for each range at most.
     public internal(set) var failures: [Failure] = []
 
     private var hasReport = false

@@ -62,6 +62,9 @@ internal import Glibc
     ) throws(ProcFSError) -> (StatsPage, UnsafeMutablePointer<ptreclaim_stats_page>) {
         var found: UnsafeMutablePointer<ptreclaim_stats_page>?
         let error = unsafe ptreclaim_control_map(path, &found)
+        guard error != EINVAL else {
+            throw ProcFSError(code: .badStatsPage, errno: EINVAL, what: "process \(pid)")
+        }
         guard error == 0, let page = unsafe found else {
             throw ProcFSError(
                 code: code, errno: error,

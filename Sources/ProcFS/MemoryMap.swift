@@ -27,8 +27,10 @@ public struct MemoryMapEntry: Sendable, Equatable {
     var isKernelMade: Bool { name.hasPrefix("[v") }
 
     public static func read(pid: Int32) throws(ProcFSError) -> [MemoryMapEntry] {
-        try ProcFile.text("/proc/\(pid)/maps").split(separator: "\n").compactMap {
-            MemoryMapEntry(line: $0)
+        var entries: [MemoryMapEntry] = []
+        try ProcFile.forEachLine("/proc/\(pid)/maps") { line in
+            if let entry = MemoryMapEntry(line: line) { entries.append(entry) }
         }
+        return entries
     }
 }

@@ -8,8 +8,10 @@ extension ProcFSError: CustomStringConvertible {
         case .unreadable: "\(what): \(Self.text(of: errno))"
         case .noMemory: "\(what) has no memory of its own: a kernel thread, or it has ended"
         case .noStatsPage:
-            "\(what): libptreclaim-preload.so is not loaded there, or had nothing to do at start"
-        case .badStatsPage: "\(what): the stats page has a layout that this version does not know"
+            "\(what): libptreclaim-preload.so is not loaded there, or had nothing to do at start; "
+                + "ptreclaim run starts a command with it"
+        case .badStatsPage:
+            "\(what): the stats page has a layout that this version does not know, or is not sealed"
         case .parentsStatsPage:
             "\(what) was forked and has had no event yet: it still shows its parent's stats page"
         case .closedStatsPage:

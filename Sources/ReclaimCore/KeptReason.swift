@@ -43,10 +43,11 @@ public enum KeptReason: UInt8, Sendable {
     /// Of the preload library's thread only: mapped by calls that it did not see, so it might be
     /// unmapped unseen.
     case unseenMapping = 18
-    /// Of the same thread: somebody has switched the range off, and it was not looked at.
+    /// Of the preload library's thread only: somebody has switched the range off, and it was not
+    /// looked at.
     case switchedOff = 19
 
-    /// The spelling in reports, camel case.
+    /// The spelling in reports, camel case. In C `ptreclaim_kept_name`.
     public var name: StaticString {
         switch self {
         case .partial: "partial"
@@ -76,21 +77,25 @@ public enum KeptReason: UInt8, Sendable {
     public static var count: Int { 20 }
 }
 
-/// One counter per `KeptReason`, without an allocation.
+/// One counter per `KeptReason`, in spans of 2 MiB, without an allocation.
 public struct KeptCounts: Equatable, Sendable {
     private var counts = InlineArray<20, Int>(repeating: 0)
 
+    /// All zero.
     public init() {}
 
+    /// How many spans were kept for this reason.
     public subscript(reason: KeptReason) -> Int {
         get { counts[Int(reason.rawValue)] }
         set { counts[Int(reason.rawValue)] = newValue }
     }
 
+    /// Adds the counts of another call, reason by reason.
     public mutating func add(_ other: KeptCounts) {
         for index in counts.indices { counts[index] += other.counts[index] }
     }
 
+    /// Whether the counts are the same for every reason.
     public static func == (left: KeptCounts, right: KeptCounts) -> Bool {
         for index in left.counts.indices where left.counts[index] != right.counts[index] {
             return false

@@ -10,9 +10,10 @@ public enum PageGeometry {
     public static let pmdTableByteCount: UInt = 512 * spanByteCount
     /// What one PUD table maps: 512 GiB. The kernel's P4D_SIZE.
     public static let pudTableByteCount: UInt = 512 * pmdTableByteCount
-    /// Entries in a table of any level.
+    /// Entries in a table of any level. The kernel's PTRS_PER_PTE.
     public static let entriesPerTable = 512
-    /// User addresses end here with four-level tables. Above it (five levels) nothing is touched.
+    /// User addresses end here with four-level tables: one past the last, 2^47. Above it (five
+    /// levels) nothing is touched. The kernel's DEFAULT_MAP_WINDOW, which ends one page below.
     public static let userSpaceEnd: UInt = 1 << 47
 }
 
@@ -21,24 +22,30 @@ public struct Span: Equatable, Comparable, Sendable {
     /// First address; a multiple of `PageGeometry.spanByteCount`.
     public let start: UInt
 
-    /// The span whose table maps `address`.
+    /// The span whose table maps `address`, which needs no alignment.
     public init(containing address: UInt) {
         self.start = address & ~(PageGeometry.spanByteCount - 1)
     }
 
-    /// One past the last address.
+    /// One past the last address. The corresponding kernel function is `pmd_addr_end`.
     public var end: UInt { start &+ PageGeometry.spanByteCount }
 
+    /// All addresses of the span, `[start, end)`: 2 MiB.
     public var range: AddressRange { AddressRange(start: start, end: end) }
 
+    /// By address: the lower span comes first.
     public static func < (lower: Span, upper: Span) -> Bool { lower.start < upper.start }
 }
 
-/// Addresses `[start, end)`.
+/// Addresses `[start, end)` in bytes, half-open. Of no alignment by itself.
 public struct AddressRange: Equatable, Sendable {
+    /// First address.
     public var start: UInt
+    /// One past the last address; `start` where the range is empty.
     public var end: UInt
 
+    /// The addresses from `start` up to `end`, in bytes.
+    ///
     /// - Precondition: `start <= end`.
     public init(start: UInt, end: UInt) {
         precondition(start <= end)
@@ -46,7 +53,8 @@ public struct AddressRange: Equatable, Sendable {
         self.end = end
     }
 
-    /// `[start, start + byteCount)`, or nil where the end is not a canonical user address.
+    /// `[start, start + byteCount)` in bytes, or nil where it overflows or ends above
+    /// `PageGeometry.userSpaceEnd`. The corresponding kernel function is `access_ok`.
     public init?(start: UInt, byteCount: UInt) {
         let (end, overflow) = start.addingReportingOverflow(byteCount)
         guard !overflow, end <= PageGeometry.userSpaceEnd else { return nil }
@@ -54,9 +62,12 @@ public struct AddressRange: Equatable, Sendable {
         self.end = end
     }
 
+    /// Length in bytes.
     public var byteCount: UInt { end &- start }
+    /// Whether there is no address in it.
     public var isEmpty: Bool { start == end }
 
+    /// Whether all of `other` lies inside; an empty `other` does where its start is not outside.
     public func contains(_ other: AddressRange) -> Bool {
         start <= other.start && other.end <= end
     }
@@ -72,10 +83,11 @@ public struct AddressRange: Equatable, Sendable {
     }
 }
 
-/// Neighbouring spans, lowest first.
+/// Neighbouring spans, lowest first: addresses `[start, end)` in whole spans.
 public struct SpanRun: Equatable, Sendable {
-    /// Both multiples of `PageGeometry.spanByteCount`.
+    /// First address; a multiple of `PageGeometry.spanByteCount`.
     public let start: UInt
+    /// One past the last address; a multiple of `PageGeometry.spanByteCount`.
     public let end: UInt
 
     /// - Precondition: both are multiples of `PageGeometry.spanByteCount`, `start <= end`.
@@ -84,11 +96,12 @@ public struct SpanRun: Equatable, Sendable {
         self.end = end
     }
 
+    /// The run of one span.
     public init(_ span: Span) {
         self.init(start: span.start, end: span.end)
     }
 
-    /// From `start` to the end of this run.
+    /// From `start`, a multiple of `PageGeometry.spanByteCount`, to the end of this run.
     public func suffix(from start: UInt) -> SpanRun { SpanRun(start: start, end: end) }
 
     /// From the start of this run to `end`, a multiple of `PageGeometry.spanByteCount`.
@@ -100,11 +113,15 @@ public struct SpanRun: Equatable, Sendable {
             ? self : prefix(upTo: start &+ UInt(count) &* PageGeometry.spanByteCount)
     }
 
+    /// Whether there is no span in it.
     public var isEmpty: Bool { start == end }
+    /// All addresses of the run, `[start, end)`.
     public var range: AddressRange { AddressRange(start: start, end: end) }
 
+    /// Length in spans, and so in PTE tables.
     public var count: Int { Int((end &- start) / PageGeometry.spanByteCount) }
 
+    /// The span that has `index` spans of the run below it. From 0 up to `count`, unchecked.
     public subscript(index: Int) -> Span {
         Span(containing: start &+ UInt(index) &* PageGeometry.spanByteCount)
     }

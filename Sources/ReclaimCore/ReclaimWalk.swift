@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// The walk over spans, written once for the running process and for the model.
+///
+/// One thread at a time uses a walk, as it does its space. Nothing allocates.
 public struct ReclaimWalk<Space: AddressSpace> {
+    /// What is walked over.
     public var space: Space
     /// How many tables are freed behind one fence: for so long, about 150 µs, may a thread that
     /// touches them have to wait.
     public var longestFencedRun = 64
 
+    /// A walk over `space`; to make one costs nothing.
     public init(space: Space) {
         self.space = space
     }
@@ -17,15 +21,18 @@ public struct ReclaimWalk<Space: AddressSpace> {
 extension ReclaimWalk {
     /// Frees every PTE table in `range` whose 512 entries are all none.
     ///
-    ///     | partial |  span  |  span  | hole |  span  || VMA |   a span that crosses a VMA
-    ///               |  look  |  look  |      |  kept             boundary keeps its table
+    ///     | partial |  span  |  span  | hole |  span  || VMA |   a span that crosses
+    ///               |  look  |  look  |      |  kept             VMAs keeps its table
     ///
     /// A table is freed after a look, verified by a second one, and only where its span lies
     /// wholly inside one VMA that the rule makes eligible.
     ///
     /// - Parameters:
     ///   - range: half-open, page-aligned; partial spans at both ends are left alone.
+    ///   - access: who else may touch the range during the call.
     ///   - maximumTables: stop after about as many existing tables, freed or not.
+    /// - Throws: `.lookFailed` with the errno of the space. What was freed before stays freed.
+    ///
     /// The corresponding kernel function is `madvise_pt_reclaim` of the proposal on linux-mm,
     /// June 2024; never merged.
     public func reclaim(
@@ -185,8 +192,11 @@ extension ReclaimWalk {
     /// whole. On the hot path: no look, no verification, one system call where the kernel frees
     /// tables by itself.
     ///
+    /// - Parameter extent: page-aligned, and of no use to any thread during the call.
     /// - Throws: `.discardFailed` when the pages could not be dropped; the allocator must then
     ///   keep the extent.
+    ///
+    /// The corresponding kernel call is `madvise(MADV_DONTNEED)`.
     public func decommit(_ extent: AddressRange) throws(ReclaimError) -> ZapCount {
         let unowned = OwnershipRule.unowned(byDecommit: extent, in: space)
         try space.discard(unowned)
@@ -200,6 +210,13 @@ extension ReclaimWalk {
     }
 
     /// Zaps the span that straddles the joint of two extents that nobody owns.
+    ///
+    /// - Parameters:
+    ///   - lower: page-aligned.
+    ///   - upper: page-aligned; it begins where `lower` ends.
+    ///   - committed: jemalloc's flag for both: true, and nothing is zapped.
+    ///
+    /// The corresponding kernel function is `zap_pte_range`.
     public func merge(
         lower: AddressRange, upper: AddressRange, committed: Bool
     ) -> ZapCount {
@@ -223,9 +240,12 @@ extension ReclaimWalk {
 /// Spans that were zapped, and spans that the backend refused. Zapped is not freed: whether a
 /// table went is seen by a second look only.
 public struct ZapCount: Equatable, Sendable {
+    /// Spans that were zapped; their tables may be gone.
     public private(set) var zapped: Int
+    /// Spans that the backend refused; they are as they were.
     public private(set) var skipped: Int
 
+    /// A count to begin with, in spans.
     public init(zapped: Int, skipped: Int) {
         self.zapped = zapped
         self.skipped = skipped

@@ -5,10 +5,10 @@ import ProcFS
 import TestSupport
 import Testing
 
-private let canSeeTables =
+let canSeeTables =
     (try? PageTableCensus.take(pid: getpid()))?.tables.live != nil
 
-private let mayHaveHugePages =
+let mayHaveHugePages =
     (try? String(
         contentsOfFile: "/sys/kernel/mm/transparent_hugepage/enabled", encoding: .utf8))
     .map { !$0.contains("[never]") } ?? false

@@ -19,7 +19,8 @@ struct ptreclaim_pass_report {
     uint64_t kept[PTRECLAIM_STATS_REASONS]; // by KeptReason
 };
 
-/// Opens `path` for writing and maps its first page, shared. Returns 0, or the errno.
+/// Opens `path` for writing and maps its first page, shared. Returns 0, or the errno: EINVAL where
+/// the file is shorter, or no seal keeps it from becoming so.
 int ptreclaim_control_map(const char *path, struct ptreclaim_stats_page **page);
 void ptreclaim_control_unmap(struct ptreclaim_stats_page *page);
 /// Switches off or on. Returns whether it was off before.

@@ -5,14 +5,22 @@
 // The library writes it (memfd `ptreclaim-stats`, mode 0600, one page, MAP_SHARED), other
 // processes read it through /proc/PID/fd, /proc/PID/map_files or /proc/PID/mem.
 // A reader checks `magic`, then `version`, then `byte_count`, and believes the page only if `pid`
-// is the process it asked for: between fork and the child's first event the child still maps its
-// parent's page.
+// is the process it asked for, by the number that the process has in its own PID namespace: between
+// fork and the child's first event the child still maps its parent's page.
+//
+// Little-endian, naturally aligned, without padding. Any change of the layout is a new version; there
+// is no older one to be compatible with. C17 and C++17.
 
 #ifndef PTRECLAIM_STATS_PAGE_H
 #define PTRECLAIM_STATS_PAGE_H
 
+#include <assert.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #define PTRECLAIM_STATS_MAGIC 0x7374617473727470ull // "ptrstats", little-endian
 #define PTRECLAIM_STATS_VERSION 2u
@@ -83,49 +91,76 @@
 #define PTRECLAIM_COUNTERS(X) \
     PTRECLAIM_HOOK_COUNTERS(X) PTRECLAIM_PURGE_COUNTERS(X) PTRECLAIM_PASS_COUNTERS(X)
 
+/// Lengths of the arrays below.
 enum {
-    PTRECLAIM_STATS_REASONS = 32, // at least KeptReason.count
+    /// At least KeptReason.count.
+    PTRECLAIM_STATS_REASONS = 32,
+    /// Powers of two, in microseconds.
     PTRECLAIM_STATS_BUCKETS = 20,
 };
 
-enum ptreclaim_backend {
-    PTRECLAIM_BACKEND_NONE = 0,
-    PTRECLAIM_BACKEND_DONTNEED = 1,
-    PTRECLAIM_BACKEND_REMAP = 2,
-    PTRECLAIM_BACKEND_MAPFIXED = 3,
-};
-
+/// What PTRECLAIM_MODE came to in this process.
 enum ptreclaim_mode {
+    /// Nothing is done; the counters of refusals say why.
     PTRECLAIM_MODE_OFF = 0,
+    /// jemalloc's extent hooks.
     PTRECLAIM_MODE_HOOKS = 1,
+    /// The tables at the edges of purges, behind a fence.
     PTRECLAIM_MODE_MADVISE = 2,
+    /// All tables, behind a fence.
     PTRECLAIM_MODE_SCAN = 3,
+    /// Both HOOKS and SCAN.
     PTRECLAIM_MODE_HOOKS_AND_SCAN = 4,
 };
 
-/// What other processes may write, with the process's permission: the owner of the memfd.
+/// What other processes may write, with the process's permission: the owner of the memfd. By atomics;
+/// each word is aligned to its size. `answers` is read before and after the rest, to see it whole.
 struct ptreclaim_control {
-    uint32_t is_off;    // 1: nothing is freed
-    uint32_t requests;  // of a pass now: counted up by who asks, who then nudges
-    uint32_t nudges;    // a futex, not a private one: counted up, and woken
-    uint32_t answers;   // the request that has been answered; a futex, too
-    uint32_t pass_errno; // of that pass
+    /// 1: nothing is freed; 0 again: it goes on.
+    uint32_t is_off;
+    /// Of a pass now: counted up by who asks, who then nudges.
+    uint32_t requests;
+    /// A futex, not a private one: counted up, and woken.
+    uint32_t nudges;
+    /// The request that has been answered; a futex, too, woken when what follows here is whole.
+    uint32_t answers;
+    /// What ended that pass early: an errno, positive; 0: nothing did.
+    uint32_t pass_errno;
+    /// 0.
     uint32_t reserved;
-    int64_t vm_pte_before, vm_pte_after; // bytes; -1 where it cannot be read
-    uint64_t tables_looked_at, tables_freed, duration_ns;
-    uint64_t kept[PTRECLAIM_STATS_REASONS]; // by KeptReason
+    /// VmPTE in bytes; -1 where it cannot be read.
+    int64_t vm_pte_before;
+    /// The same after the pass.
+    int64_t vm_pte_after;
+    /// PTE tables that existed and were looked at.
+    uint64_t tables_looked_at;
+    /// Of these, freed.
+    uint64_t tables_freed;
+    /// Length of the pass in nanoseconds.
+    uint64_t duration_ns;
+    /// PTE tables that were to be freed and were not, by KeptReason.
+    uint64_t kept[PTRECLAIM_STATS_REASONS];
 };
 
-// All words are written with relaxed atomics; a reader may see counters a few events apart.
+/// All words are written with relaxed atomics; a reader may see counters a few events apart. The page
+/// is written by the library only, but for `control`.
 struct ptreclaim_stats_page {
+    /// PTRECLAIM_STATS_MAGIC, written last: who sees it sees the rest of the head.
     uint64_t magic;
+    /// PTRECLAIM_STATS_VERSION.
     uint32_t version;
-    uint32_t byte_count; // of this struct
+    /// Length of this struct, in bytes.
+    uint32_t byte_count;
+    /// Of the process whose page it is, as getpid() says there.
     int32_t pid;
-    uint32_t mode;    // enum ptreclaim_mode, after `auto` was resolved, while it works
-    uint32_t backend; // enum ptreclaim_backend
+    /// enum ptreclaim_mode, after `auto` was resolved, while it works.
+    uint32_t mode;
+    /// How tables are freed: PTRECLAIM_BACKEND_* of ptreclaim.h, 0 for none.
+    uint32_t backend;
+    /// 0.
     uint32_t reserved;
-    uint64_t start_time_ns; // CLOCK_BOOTTIME when the page was made
+    /// CLOCK_BOOTTIME when the page was made, in nanoseconds.
+    uint64_t start_time_ns;
 #define X(field, text) uint64_t refused_##field;
     PTRECLAIM_REFUSALS(X)
 #undef X
@@ -136,31 +171,47 @@ struct ptreclaim_stats_page {
     uint64_t kept[PTRECLAIM_STATS_REASONS];
     /// Fences at which a thread had to wait, by the length of the fence: below 2^i us, the last the rest.
     uint64_t fences_met_by_microseconds[PTRECLAIM_STATS_BUCKETS];
+    /// What is asked of the process, and the answer.
     struct ptreclaim_control control;
 };
 
-_Static_assert(offsetof(struct ptreclaim_stats_page, version) == 8, "layout is an interface");
-_Static_assert(offsetof(struct ptreclaim_stats_page, pid) == 16, "layout is an interface");
-_Static_assert(offsetof(struct ptreclaim_stats_page, start_time_ns) == 32, "layout is an interface");
-_Static_assert(sizeof(struct ptreclaim_stats_page) <= 4096, "one page");
+static_assert(offsetof(struct ptreclaim_stats_page, version) == 8, "layout is an interface");
+static_assert(offsetof(struct ptreclaim_stats_page, pid) == 16, "layout is an interface");
+static_assert(offsetof(struct ptreclaim_stats_page, start_time_ns) == 32, "layout is an interface");
+static_assert(sizeof(struct ptreclaim_stats_page) <= 4096, "one page");
 
 /// What counts a field.
 enum ptreclaim_stats_group {
-    PTRECLAIM_STATS_REFUSAL, // whoever refuses, at start mostly
-    PTRECLAIM_STATS_HOOKS,   // jemalloc's hooks
-    PTRECLAIM_STATS_PURGES,  // madvise mode
-    PTRECLAIM_STATS_PASSES,  // the service thread, in every mode that has one
+    /// Whoever refuses, at start mostly.
+    PTRECLAIM_STATS_REFUSAL,
+    /// jemalloc's hooks.
+    PTRECLAIM_STATS_HOOKS,
+    /// madvise mode.
+    PTRECLAIM_STATS_PURGES,
+    /// The service thread, in every mode that has one.
+    PTRECLAIM_STATS_PASSES,
 };
 
-// Swift cannot walk an X-macro: the same list as data.
+/// A counter of the page. Swift cannot walk an X-macro: the same list as data.
 struct ptreclaim_stats_field {
+    /// As in the struct.
     const char *name;
+    /// What it counts, in words.
     const char *meaning;
+    /// Of its 8 bytes in the page, in bytes.
     uint32_t offset;
-    uint32_t group; // enum ptreclaim_stats_group
+    /// enum ptreclaim_stats_group.
+    uint32_t group;
 };
+/// How many counters there are.
 extern const size_t ptreclaim_stats_field_count;
-/// `index` is below `ptreclaim_stats_field_count`.
+/// One counter's description, constant. For any thread, and for signal handlers.
+///
+/// \param index below `ptreclaim_stats_field_count`, unchecked.
 const struct ptreclaim_stats_field *ptreclaim_stats_field_at(size_t index);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

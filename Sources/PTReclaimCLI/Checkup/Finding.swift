@@ -30,30 +30,15 @@ struct Finding: Encodable {
     }
 
     private static let indent = 9
-    private static let width = 80
 
     /// In words alone, at most 80 columns wide.
     var lines: [String] {
+        let width = Terminal.textColumns - Self.indent
         let head = status.rawValue.padded(to: Self.indent)
-        var lines = Self.wrapped("\(name): \(text)")
-        if let remedy { lines += Self.wrapped("remedy: \(remedy)") }
+        var lines = "\(name): \(text)".wrapped(to: width, hanging: 2)
+        if let remedy { lines += "remedy: \(remedy)".wrapped(to: width, hanging: 2) }
         return lines.enumerated().map { index, line in
             (index == 0 ? head : String(repeating: " ", count: Self.indent)) + line
         }
-    }
-
-    private static func wrapped(_ text: String) -> [String] {
-        var lines = [""]
-        for word in text.split(separator: " ") {
-            let line = lines[lines.count - 1]
-            if line.isEmpty {
-                lines[lines.count - 1] = String(word)
-            } else if line.count + 1 + word.count <= width - indent {
-                lines[lines.count - 1] = "\(line) \(word)"
-            } else {
-                lines.append("  \(word)")
-            }
-        }
-        return lines
     }
 }

@@ -9,6 +9,7 @@ internal import PageTableModel
 struct Conform: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Plays random operations on the model and on the running kernel, and compares.",
+        usage: "ptreclaim conform [<options>]",
         discussion: """
             After every operation errno, VmPTE, the mappings and the state of every page must be \
             the same. A sequence that fails is made short, and printed as text for --replay and as \
@@ -19,19 +20,39 @@ struct Conform: ParsableCommand {
             Examples:
               ptreclaim conform --sequences 1000 --seed 7
               ptreclaim conform --replay failure.txt
+              ptreclaim conform --without hugetlb --seconds 60
             """)
 
-    @Option(help: "How many sequences.") var sequences = 200
-    @Option(help: "Seed of the first; each has the next.") var seed: UInt64 = 1
-    @Option(help: "Operations in a sequence.") var operations = 200
-    @Option(help: "Profile of the model: \(KernelRelease.profiled.joined(separator: ", ")).")
+    @Option(help: ArgumentHelp("How many sequences.", valueName: "count")) var sequences = 200
+    @Option(help: ArgumentHelp("Seed of the first; each has the next.", valueName: "number"))
+    var seed: UInt64 = 1
+    @Option(help: ArgumentHelp("Operations in a sequence.", valueName: "count"))
+    var operations = 200
+    @Option(
+        help: ArgumentHelp(
+            "Kernel that the model is: \(KernelRelease.profiled.joined(separator: ", ")). Without "
+                + "it the one that runs.", valueName: "release"),
+        completion: .list(KernelRelease.profiled))
     var profile: String?
-    @Option(help: "Play the operations of a file, or of - for stdin.") var replay: String?
-    @Option(help: "Make the model wrong in one way.") var mistake: String?
-    @Option(help: "Stop after so many failures.") var stopAfter = 1
+    @Option(
+        help: ArgumentHelp(
+            "Play the operations of a file, or of - for stdin.", valueName: "file"),
+        completion: .file())
+    var replay: String?
+    @Option(
+        help: ArgumentHelp(
+            "Make the model wrong in one way: the run must find it.", valueName: "name"),
+        completion: .list(ModelMistake.allCases.map(\.rawValue)))
+    var mistake: String?
+    @Option(help: ArgumentHelp("Stop after so many failures.", valueName: "count"))
+    var stopAfter = 1
     @Flag(help: "Print sequences that fail as they are.") var noShrink = false
     @Option(help: "Start nothing new after so many seconds.") var seconds: Int?
-    @Option(help: "Leave a kind of sequences out: \(Mixture.names).") var without: [String] = []
+    @Option(
+        help: ArgumentHelp(
+            "Leave a kind of sequences out: \(Mixture.names).", valueName: "kind"),
+        completion: .list(Mixture.allCases.map(\.rawValue)))
+    var without: [String] = []
     @Flag(help: "Print what is there after each operation.") var trace = false
     @Flag(help: .hidden) var againstItself = false
 
@@ -76,7 +97,11 @@ struct Conform: ParsableCommand {
         let run: ConformanceRun
         do throws(ConformanceRun.CannotRun) {
             run = try ConformanceRun(options) { line in
-                FileHandle.standardOutput.write(Data((line + "\n").utf8))
+                // At once: a run may take an hour.
+                print(line)
+                if let failure = StandardOutput.flush() {
+                    PTReclaimCommand.fail(failure, command: "conform")
+                }
             }
         } catch {
             skip("\(error)")
@@ -91,12 +116,15 @@ struct Conform: ParsableCommand {
     }
 
     private static func operations(in path: String) throws -> [PageTableModel.Operation] {
-        let data =
-            path == "-"
-            ? FileHandle.standardInput.readDataToEndOfFile()
-            : FileManager.default.contents(atPath: path)
-        guard let data else {
-            PTReclaimCommand.fail("\(path): cannot be read", command: "conform", status: 2)
+        let data: Data
+        do {
+            data =
+                path == "-"
+                ? try FileHandle.standardInput.readToEnd() ?? Data()
+                : try Data(contentsOf: URL(fileURLWithPath: path))
+        } catch {
+            PTReclaimCommand.fail(
+                "\(path): \(FileError.reason(error))", command: "conform", status: 2)
         }
         do throws(OperationTextError) {
             return try [PageTableModel.Operation](text: String(decoding: data, as: UTF8.self))

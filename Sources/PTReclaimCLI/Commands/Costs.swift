@@ -13,13 +13,18 @@ struct MeasureCosts: ParsableCommand {
 
             Examples:
               ptreclaim costs
-              ptreclaim costs --json costs.json && ptreclaim simulate --costs costs.json
+              ptreclaim costs --json costs.json
+              ptreclaim simulate redis --costs costs.json
             """)
 
-    @Option(help: "Write the costs to this file.")
+    @Option(
+        help: ArgumentHelp("Write the costs to this file.", valueName: "file"),
+        completion: .file())
     var json: String?
 
-    @Option(help: "How often each is measured, 512 times where it is short.")
+    @Option(
+        help: ArgumentHelp(
+            "How often each is measured, 512 times where it is short.", valueName: "count"))
     var rounds = 9
 
     func validate() throws {
@@ -37,10 +42,8 @@ struct MeasureCosts: ParsableCommand {
         costs.measuredOn = Self.machine()
         for (cost, figure) in meter.figures { costs[cost] = figure.median }
         if let json {
-            do { try costs.json().write(to: URL(fileURLWithPath: json)) } catch {
-                PTReclaimCommand.fail(
-                    "\(json): \(error.localizedDescription)", command: "costs")
-            }
+            let text = String(decoding: try costs.json(), as: UTF8.self)
+            OutputFile(path: json, command: "costs").write(text)
         }
         print(costs.measuredOn)
         print(Self.table(costs, meter))

@@ -26,7 +26,7 @@ struct Ctl: ParsableCommand {
 
     @OptionGroup var process: ProcessArgument
 
-    @Argument(help: "on, off or now.")
+    @Argument(help: "What to do.")
     var action: Action
 
     @Flag(help: "Print one JSON object (schema ptreclaim.ctl/1).")

@@ -24,7 +24,7 @@ struct Doctor: ParsableCommand {
     @Flag(help: "Print one JSON object (schema ptreclaim.doctor/1).")
     var json = false
 
-    @Argument(help: "A running process to look at, too.")
+    @Argument(help: "A running process to look at, too.", completion: .processes)
     var pid: Int32?
 
     func validate() throws {

@@ -13,24 +13,28 @@ struct Run: ParsableCommand {
             The library is the one that PTRECLAIM_SHIM names, or \(Shim.fileName) beside this \
             program, or in ../lib/ptreclaim or ../lib/\(Shim.multiarch).
 
-            Other options go through the environment, as PTRECLAIM_DELAY_MS=100.
+            The library's other options go through the environment, as PTRECLAIM_DELAY_MS=100; \
+            ptreclaim(1) has them all.
 
             Examples:
               ptreclaim run --mode scan -- node server.js
               ptreclaim run -- redis-server /etc/redis/redis.conf
               ptreclaim run --report -- redis-server --save ''
+              PTRECLAIM_VERBOSE=1 ptreclaim run --mode scan -- mariadbd
             """)
 
     @Option(
         help: ArgumentHelp(
-            "What the library does (PTRECLAIM_MODE): \(LibraryMode.names). Without it the "
-                + "environment decides, or auto.", valueName: "mode"))
+            "What the library does (PTRECLAIM_MODE). Without it the environment decides, or "
+                + "auto.", valueName: "mode"))
     var mode: LibraryMode?
 
     @Flag(help: "Let the library say at exit what it did (PTRECLAIM_REPORT=1).")
     var report = false
 
-    @Argument(parsing: .postTerminator, help: "The command and its arguments, after --.")
+    @Argument(
+        parsing: .postTerminator, help: "The command and its arguments, after --.",
+        completion: .file())
     var command: [String]
 
     func validate() throws {

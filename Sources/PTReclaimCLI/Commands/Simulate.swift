@@ -12,27 +12,37 @@ struct Simulate: ParsableCommand {
             shows VmPTE as the model predicts it beside VmPTE as it was measured, both as the \
             growth since the start of the trace.
 
+            Needs no privilege, and no kernel that frees tables.
+
             Examples:
+              ptreclaim simulate --list
               ptreclaim simulate server --csv server.csv --svg server.svg
               ptreclaim simulate server --scale 1/64 --policy nothing --policy hooks
               PTRECLAIM_TRACE=redis.trace ptreclaim run -- redis-server
               ptreclaim simulate --trace redis.trace --csv redis.csv
             """)
 
-    @Argument(help: "The workload; server by default.")
+    @Argument(
+        help: "The workload: one that --list shows.",
+        completion: .list(Workload.names.map(\.name)))
     var workload: String?
 
-    @Option(help: ArgumentHelp("A recorded workload instead.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("A recorded workload instead.", valueName: "file"), completion: .file())
     var trace: String?
 
     @Option(
-        help: ArgumentHelp("Only this policy; may be given several times.", valueName: "name"))
+        help: ArgumentHelp("Only this policy; may be given several times.", valueName: "name"),
+        completion: .list(Policy.all(Policy.Knobs()).map(\.name)))
     var policy: [String] = []
 
-    @Option(help: "Of the address space of the workload, as 1/64 or 0.5.")
+    @Option(
+        help: ArgumentHelp(
+            "Size of the address space, as a part of the workload's own: 1/64 or 0.5.",
+            valueName: "part"))
     var scale: String = "1"
 
-    @Option(help: "Of the random numbers.")
+    @Option(help: ArgumentHelp("Where the random numbers start.", valueName: "number"))
     var seed: UInt64 = 1
 
     @Option(help: ArgumentHelp("pt-reclaim-call: from one call to the next.", valueName: "seconds"))
@@ -47,13 +57,19 @@ struct Simulate: ParsableCommand {
     @Option(help: ArgumentHelp("scan: of one CPU.", valueName: "share"))
     var scanShare: Double = Policy.Knobs().scanShare
 
-    @Option(help: ArgumentHelp("What things cost, as JSON.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("What things cost, as ptreclaim costs writes it.", valueName: "file"),
+        completion: .file())
     var costs: String?
 
-    @Option(help: ArgumentHelp("Write every sample into this file, too.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Write every sample into this file, too.", valueName: "file"),
+        completion: .file())
     var csv: String?
 
-    @Option(help: ArgumentHelp("Draw VmPTE over time into this file.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Draw VmPTE over time into this file.", valueName: "file"),
+        completion: .file())
     var svg: String?
 
     @Flag(help: "List workloads and policies.")

@@ -39,7 +39,10 @@ enum Format {
             row("tables freed by", StatsJSON.backendName(page)),
         ]
         for counter in page.counters where all || counter.value > 0 || page.counts(counter.group) {
-            lines.append(row(counter.name, "\(counter.value)") + "  \(counter.meaning)")
+            let head = row(counter.name, "\(counter.value)") + "  "
+            let meaning = counter.meaning.wrapped(
+                to: Terminal.textColumns, hanging: 26, behind: head.count)
+            lines += [head + meaning[0]] + meaning.dropFirst()
         }
         if !page.kept.isEmpty {
             lines.append("tables kept, by reason:")
@@ -78,6 +81,25 @@ enum Format {
         byteCount.map { "\($0 / 1024) kB" } ?? "unknown"
     }
 
+    /// In the largest unit of which it has one; without decimals where there are none.
+    static func binary(_ byteCount: UInt) -> String {
+        let value = Double(byteCount)
+        for (unit, name) in [(0x1p40, "TiB"), (0x1p30, "GiB"), (0x1p20, "MiB")]
+        where value >= unit {
+            let number = value / unit
+            let text = String(format: number == number.rounded() ? "%.0f" : "%.1f", number)
+            return "\(text) \(name)"
+        }
+        return "\(byteCount >> 10) KiB"
+    }
+
+    /// A census in one line.
+    static func figures(_ census: PageTableCensus) -> String {
+        "VmPTE \(kilobytes(census.vmPTEByteCount)), needed \(kilobytes(census.neededByteCount)), "
+            + "waste \(kilobytes(census.wasteByteCount))\(percent(census.wastePercent)); "
+            + "PTE tables: \(tables(census.tables))"
+    }
+
     private static func percent(_ value: Double?) -> String {
         value.map { String(format: " (%.1f %%)", $0) } ?? ""
     }
@@ -89,7 +111,7 @@ enum Format {
         return "\(live) live, \(empty) empty, \(reclaimable) of these reclaimable"
     }
 
-    private static func hexadecimal(_ value: UInt) -> String { String(value, radix: 16) }
+    static func hexadecimal(_ value: UInt) -> String { String(value, radix: 16) }
 }
 
 /// Schema ptreclaim.inspect/1: a census with a name for its form.
@@ -116,7 +138,7 @@ extension String {
 
 extension StatsPage {
     /// Whether its mode is one in which `group` counts.
-    fileprivate func counts(_ group: Group) -> Bool {
+    func counts(_ group: Group) -> Bool {
         switch group {
         case .refusal: false
         case .hooks: mode.hasPrefix("hooks")

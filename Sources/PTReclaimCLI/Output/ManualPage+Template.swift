@@ -68,6 +68,8 @@ extension ManualPage {
         Default: 80.
         .It Ev NO_COLOR
         Set to anything: no colours.
+        .It Ev LC_ALL , LC_CTYPE , LANG
+        The first that is set tells whether the terminal takes UTF-8.
         .El
         .Pp
         The preload library reads, in the process that it is loaded into,

@@ -24,9 +24,11 @@ enum Roff {
 
     private static func escaped(_ word: Substring) -> String {
         let text = word.replacing("\\", with: "\\e").replacing("`", with: "\\(ga")
-        // An option is to be copied from the page, a hyphen is not.
-        let isOption = word.contains("--") || word.hasPrefix("-")
-        return String(isOption ? text.replacing("-", with: "\\-") : text)
+        // A name is not to be broken over two lines, and an option to be copied from the page.
+        let isName = word.contains { "_/=".contains($0) } || word.dropLast().contains(".")
+        guard isName || word.contains("--") || word.hasPrefix("-") else { return String(text) }
+        let whole = text.replacing("-", with: "\\-")
+        return isName ? "\\%\(whole)" : String(whole)
     }
 
     /// A line that looks as it is, in a literal display: what a shell would take.

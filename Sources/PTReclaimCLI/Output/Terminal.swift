@@ -26,6 +26,9 @@ enum Terminal {
             .map { min(max($0, 40), 1000) } ?? 80
     }
 
+    /// How wide sentences are, on any terminal: longer lines are hard to read.
+    static let textColumns = 80
+
     /// Whether colours may be written: not into pipes, not where NO_COLOR is set to anything
     /// (no-color.org) or TERM is dumb. No meaning hangs on a colour alone.
     static var isColored: Bool {

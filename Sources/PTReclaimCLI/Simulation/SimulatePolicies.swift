@@ -52,8 +52,9 @@ struct SimulatePolicies {
                     wallSeconds: elapsed, peakByteCount: Self.peakByteCount()))
         }
         Self.show(rows)
-        if let csvPath { write(comparison.csv, to: csvPath) }
-        if let svgPath { write(comparison.svg, to: svgPath) }
+        for (path, text) in [(csvPath, comparison.csv), (svgPath, comparison.svg)] {
+            if let path { OutputFile(path: path, command: "simulate").write(text) }
+        }
     }
 
     private func readCosts() -> Costs {
@@ -64,15 +65,7 @@ struct SimulatePolicies {
             PTReclaimCommand.fail("\(costsPath): \(error)", command: "simulate", status: 2)
         } catch {
             PTReclaimCommand.fail(
-                "\(costsPath): cannot be read", command: "simulate", status: 2)
-        }
-    }
-
-    private func write(_ text: String, to path: String) {
-        do {
-            try text.write(toFile: path, atomically: false, encoding: .utf8)
-        } catch {
-            PTReclaimCommand.fail("\(path): \(error.localizedDescription)", command: "simulate")
+                "\(costsPath): \(FileError.reason(error))", command: "simulate", status: 2)
         }
     }
 

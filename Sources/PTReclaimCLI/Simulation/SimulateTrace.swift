@@ -21,14 +21,7 @@ struct SimulateTrace {
         } catch {
             PTReclaimCommand.fail("\(error)", command: command, status: 2)
         }
-        if let csvPath {
-            do {
-                try csv(replay).write(toFile: csvPath, atomically: false, encoding: .utf8)
-            } catch {
-                PTReclaimCommand.fail(
-                    "\(csvPath): \(error.localizedDescription)", command: command)
-            }
-        }
+        if let csvPath { OutputFile(path: csvPath, command: command).write(csv(replay)) }
         print(table(replay))
         print(summary(reader.header, replay))
     }

@@ -60,6 +60,9 @@ bool buffer_is_zero(struct stage *stage);
 /// Empties `stage->out` of BUFFER_BYTES and says whether they were zero.
 bool out_has_zeros(struct stage *stage);
 
+/// Makes `in` and `out` the ends of a pair of stream sockets.
+void open_socket_pair(struct stage *stage);
+
 /// An unlinked file of BUFFER_BYTES, `flags` for open(2). Full of the pattern.
 int open_file(int flags);
 

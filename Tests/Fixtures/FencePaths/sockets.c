@@ -26,13 +26,17 @@ static struct sockaddr_in bind_to_loopback(int fd) {
     return address;
 }
 
-static const char *open_unix(struct stage *stage) {
+void open_socket_pair(struct stage *stage) {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) < 0) {
         give_up("socketpair");
     }
     stage->in = ends[0];
     stage->out = ends[1];
+}
+
+static const char *open_unix(struct stage *stage) {
+    open_socket_pair(stage);
     return NULL;
 }
 

@@ -146,12 +146,7 @@ static const char *open_iopoll(struct stage *stage) {
 }
 
 static const char *open_pair(struct stage *stage) {
-    int ends[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) < 0) {
-        give_up("socketpair");
-    }
-    stage->in = ends[0];
-    stage->out = ends[1];
+    open_socket_pair(stage);
     return open_ring(0);
 }
 

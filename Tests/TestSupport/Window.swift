@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Glibc
+internal import Glibc
 
 /// Anonymous memory of this process between two inaccessible guards, so that it is a VMA of its
-/// own, aligned to 2 MiB. All unsafe expressions of these tests are here.
-struct Window {
-    static let spanByteCount = 2 << 20
-    let start: UInt
-    let byteCount: Int
+/// own, aligned to 2 MiB.
+public struct Window: Sendable {
+    public static let spanByteCount = 2 << 20
+    public let start: UInt
+    public let byteCount: Int
 
-    init(spans: Int, advice: Int32) {
+    public init(spans: Int, advice: Int32) {
         byteCount = spans * Self.spanByteCount
         let reserve = unsafe mmap(
             nil, byteCount + 4 * Self.spanByteCount, PROT_NONE,
@@ -21,21 +21,21 @@ struct Window {
         unsafe _ = madvise(pointer(0), byteCount, advice)
     }
 
-    var end: UInt { start + UInt(byteCount) }
+    public var end: UInt { start + UInt(byteCount) }
 
     private func pointer(_ offset: Int) -> UnsafeMutableRawPointer? {
         unsafe UnsafeMutableRawPointer(bitPattern: start + UInt(offset))
     }
 
-    func touch(_ offsets: some Sequence<Int>) {
+    public func touch(_ offsets: some Sequence<Int>) {
         for offset in offsets { unsafe pointer(offset)?.storeBytes(of: 1, as: UInt8.self) }
     }
 
-    func purge(_ offsets: some Sequence<Int>, byteCount: Int = 4096) {
+    public func purge(_ offsets: some Sequence<Int>, byteCount: Int = 4096) {
         for offset in offsets {
             unsafe precondition(madvise(pointer(offset), byteCount, MADV_DONTNEED) == 0)
         }
     }
 
-    var everyPage: StrideTo<Int> { stride(from: 0, to: byteCount, by: 4096) }
+    public var everyPage: StrideTo<Int> { stride(from: 0, to: byteCount, by: 4096) }
 }

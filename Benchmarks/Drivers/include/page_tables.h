@@ -2,8 +2,8 @@
 //
 // What the calling process's page tables cost, and how much of that its live pages need.
 
-#ifndef JEMALLOC_CHURN_PAGE_TABLES_H
-#define JEMALLOC_CHURN_PAGE_TABLES_H
+#ifndef DRIVERS_PAGE_TABLES_H
+#define DRIVERS_PAGE_TABLES_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,1 +1,0 @@
-../Churn/page_tables.c

@@ -1,0 +1,1 @@
+../Call/Series.swift
