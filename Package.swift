@@ -122,10 +122,14 @@ let package = Package(
             swiftSettings: hostSettings),
         // The preload library's table of options (a link), for the manual.
         .target(name: "COptions"),
+        // What programs write that browsers read.
+        .target(
+            name: "Markup", dependencies: [.product(name: "Mustache", package: "swift-mustache")],
+            swiftSettings: hostSettings),
         .executableTarget(
             name: "PTReclaimCLI",
             dependencies: [
-                "ProcFS", "TraceFile", "CLinuxMM", "COptions", "Conformance", "LiveSpace",
+                "Markup", "ProcFS", "TraceFile", "CLinuxMM", "COptions", "Conformance", "LiveSpace",
                 "PageTableModel", "PageTableSimulator", "ReclaimCore",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "TextTable", package: "TextTable"),
@@ -152,7 +156,7 @@ let package = Package(
         .executableTarget(
             name: "Benchmarks",
             dependencies: [
-                "ProcFS", "ReclaimCore", "CStatsPage", "CLinuxMM",
+                "Markup", "ProcFS", "ReclaimCore", "CStatsPage", "CLinuxMM",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
                 .product(name: "TextTable", package: "TextTable"),

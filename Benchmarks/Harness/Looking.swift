@@ -48,7 +48,7 @@ struct Looking: ParsableCommand {
         let inspect = try InspectCost.measure(
             in: products, pairs: options.quick ? min(passes, 5) : passes)
         var rows = inspect.rows
-        rows.append(try top(program, space))
+        rows += try top(program, space)
         rows += try watch(program, space)
         let verdicts = rows.map { row in
             Verdict(
@@ -79,7 +79,7 @@ struct Looking: ParsableCommand {
 
     private static let skipped = "watch on a terminal: skipped, needs script (apt: bsdutils)"
 
-    private func top(_ program: String, _ space: String) throws -> Row {
+    private func top(_ program: String, _ space: String) throws -> [Row] {
         var processes: [DrivenProcess] = []
         defer { for process in processes { process.stop() } }
         for index in 0..<Self.processCount {
@@ -88,11 +88,14 @@ struct Looking: ParsableCommand {
         }
         let count = options.quick ? min(passes, 5) : passes
         var times: [Double] = []
+        var cpuTimes: [Double] = []
         for index in 0..<count {
             Progress.show(index, of: count, "top")
+            let cpuBefore = endedProcessesCPUSeconds
             let start = ContinuousClock.now
             let result = try Tool.run(program, ["top", "--once"])
             times.append((ContinuousClock.now - start).seconds)
+            cpuTimes.append(endedProcessesCPUSeconds - cpuBefore)
             let seen = result.output.split(separator: "\n").count { $0.contains(" idle-space ") }
             guard result.status == 0, seen >= Self.processCount else {
                 throw HarnessError(
@@ -101,8 +104,13 @@ struct Looking: ParsableCommand {
             }
         }
         Progress.end()
-        return Row(
-            name: "top, one pass", unit: "s", values: times, allowed: Self.passSecondsAllowed)
+        // The two differ where others want the CPUs, too.
+        return [
+            Row(name: "top, one pass", unit: "s", values: times, allowed: Self.passSecondsAllowed),
+            Row(
+                name: "top, CPU of one pass", unit: "s", values: cpuTimes,
+                allowed: Self.passSecondsAllowed),
+        ]
     }
 
     private func watch(_ program: String, _ space: String) throws -> [Row] {

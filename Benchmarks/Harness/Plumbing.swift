@@ -206,6 +206,16 @@ func isReadable(_ descriptor: Int32, within milliseconds: Int32) -> Bool {
 
 var isTerminal: Bool { isatty(2) == 1 }
 
+/// User and system time of all processes that were started here and have ended.
+var endedProcessesCPUSeconds: Double {
+    var usage = rusage()
+    guard unsafe getrusage(__rusage_who_t(RUSAGE_CHILDREN.rawValue), &usage) == 0 else {
+        return .nan
+    }
+    func seconds(_ time: timeval) -> Double { Double(time.tv_sec) + Double(time.tv_usec) / 1e6 }
+    return seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
 /// Hands on what was printed, also into a pipe: a long run is watched.
 func flushOutput() {
     fflush(nil)

@@ -221,7 +221,7 @@ static bool asks_for_guards(const char *text) {
 static bool configured_with_guards(void) {
     static const char *const environment[] = {"MALLOC_CONF", "JE_MALLOC_CONF", "_RJEM_MALLOC_CONF"};
     for (size_t i = 0; i < sizeof(environment) / sizeof(environment[0]); i++) {
-        if (asks_for_guards(getenv(environment[i]))) {
+        if (asks_for_guards(secure_getenv(environment[i]))) {
             return true;
         }
     }

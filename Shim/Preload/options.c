@@ -63,7 +63,7 @@ static int64_t bounded_number(const char *bounds, const char *value) {
 }
 
 static void read_option(const struct option *option, char *field) {
-    const char *value = getenv(option->variable);
+    const char *value = secure_getenv(option->variable);
     if (option->kind == NAME) {
         const char *name = value && *value ? value : NULL;
         memcpy(field, &name, sizeof(name));

@@ -31,7 +31,7 @@
     X(ranges, "PTRECLAIM_RANGES", CHOICE, "all|marked", 0, \
       "madvise, scan: all memory that is eligible, or what ptreclaim_advise has marked") \
     X(inherit, "PTRECLAIM_INHERIT", CHOICE, "0|1", 1, \
-      "0: not in forked children, and not in what this process executes") \
+      "0: forked children get no service thread, and the library is not in what is executed") \
     X(trace, "PTRECLAIM_TRACE", NAME, "", 0, \
       "a new file to record what jemalloc does into, for ptreclaim simulate --trace") \
     X(trace_mb, "PTRECLAIM_TRACE_MB", NUMBER, "1..4096", 64, \

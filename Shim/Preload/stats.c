@@ -12,6 +12,9 @@
 #ifndef MFD_CLOEXEC
 #define MFD_CLOEXEC 1u
 #endif
+#ifndef MFD_ALLOW_SEALING
+#define MFD_ALLOW_SEALING 2u
+#endif
 
 enum {
     PAGE_BYTES = 4096,
@@ -56,7 +59,8 @@ static int make_file(void) {
         return -EPERM;
     }
     int fd = (int)ptreclaim_syscall(
-        SYS_memfd_create, (long)PTRECLAIM_STATS_NAME, MFD_CLOEXEC, 0, 0, 0, 0);
+        SYS_memfd_create, (long)PTRECLAIM_STATS_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING, 0, 0, 0,
+        0);
     if (fd < 0) {
         return fd;
     }
@@ -71,6 +75,10 @@ static int make_file(void) {
         ptreclaim_close(fd);
         return -1;
     }
+    // Who made it shorter would end this process, or a reader, with SIGBUS. Where a filter forbids
+    // it the library goes on, and readers do not map it.
+    ptreclaim_syscall(
+        SYS_fcntl, fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL, 0, 0, 0);
     return fd;
 }
 

@@ -8,7 +8,7 @@ internal import Glibc
 ///
 /// Needs the permission that the process's owner has, to look into it (ptrace) and to write a file of
 /// mode 0600.
-// Safe: the pointer inside is valid until deinit unmaps it, and is handed to C functions only.
+// Safe: the pointer is valid until deinit unmaps it, and is handed to C functions only.
 @safe public struct ControlPage: ~Copyable {
     /// What a pass that was asked for came to.
     public struct PassReport: Sendable {
@@ -25,7 +25,7 @@ internal import Glibc
     /// The page as it was when it was opened.
     public let stats: StatsPage
 
-    private let page: ptreclaim_control_page
+    private let page: UnsafeMutablePointer<ptreclaim_stats_page>
     private let mapping: MemoryMapEntry
 
     /// Opens the page of `pid`: through a descriptor of the process, or its map entry.
@@ -42,7 +42,7 @@ internal import Glibc
 
     private static func find(
         _ pid: Int32, mappedAt own: String
-    ) throws(ProcFSError) -> (StatsPage, ptreclaim_control_page) {
+    ) throws(ProcFSError) -> (StatsPage, UnsafeMutablePointer<ptreclaim_stats_page>) {
         var failure: ProcFSError?
         for path in StatsPage.descriptorPaths(pid: pid) + [own] {
             do throws(ProcFSError) {
@@ -59,78 +59,53 @@ internal import Glibc
 
     private static func open(
         _ path: String, of pid: Int32, orElse code: ProcFSError.Code
-    ) throws(ProcFSError) -> (StatsPage, ptreclaim_control_page) {
-        var page = unsafe ptreclaim_control_page()
-        let error = unsafe ptreclaim_control_open(path, &page)
-        guard error == 0 else {
+    ) throws(ProcFSError) -> (StatsPage, UnsafeMutablePointer<ptreclaim_stats_page>) {
+        var found: UnsafeMutablePointer<ptreclaim_stats_page>?
+        let error = unsafe ptreclaim_control_map(path, &found)
+        guard error != EINVAL else {
+            throw ProcFSError(code: .badStatsPage, errno: EINVAL, what: "process \(pid)")
+        }
+        guard error == 0, let page = unsafe found else {
             throw ProcFSError(
                 code: code, errno: error,
                 what: code == .closedStatsPage ? "process \(pid)" : path)
         }
         do throws(ProcFSError) {
-            // Sound: the array has the room that the function asks for.
-            var bytes = [UInt8](repeating: 0, count: PTRECLAIM_STATS_PAGE_BYTES)
-            let error = unsafe ptreclaim_control_read(&page, &bytes)
-            guard error == 0 else {
-                throw ProcFSError(code: .unreadable, errno: error, what: path)
-            }
+            // Sound: a mapping of 4096 bytes, read once; who writes it meanwhile writes whole words.
+            let bytes = unsafe [UInt8](UnsafeRawBufferPointer(start: page, count: 4096))
             let stats = try StatsPage(bytes: bytes, pid: pid)
             guard stats.mode != "off" else {
                 throw ProcFSError(code: .isOff, errno: 0, what: "process \(pid)")
             }
             return unsafe (stats, page)
         } catch {
-            unsafe ptreclaim_control_close(&page)
+            unsafe ptreclaim_control_unmap(page)
             throw error
         }
     }
 
-    deinit { unsafe withUnsafePointer(to: page) { unsafe ptreclaim_control_close($0) } }
-
-    /// Calls one of the functions of control.h.
-    private func call(
-        _ function: (UnsafePointer<ptreclaim_control_page>) -> Int32
-    ) throws(ProcFSError) {
-        let error = unsafe withUnsafePointer(to: page) { unsafe function($0) }
-        guard error == 0 else {
-            // Nobody but its owner can have done that.
-            let isCutShort = error == EINVAL || error == EFAULT
-            throw ProcFSError(
-                code: isCutShort ? .badStatsPage : .unreadable, errno: error,
-                what: "process \(stats.pid)")
-        }
-    }
+    deinit { unsafe ptreclaim_control_unmap(page) }
 
     /// Stops the freeing, or lets it go on. Returns whether it was off before.
-    /// - Throws: `.badStatsPage` where the process has cut its page short.
-    public func setOff(_ isOff: Bool) throws(ProcFSError) -> Bool {
-        var wasOff = false
-        try unsafe call { unsafe ptreclaim_control_set_off($0, isOff, &wasOff) }
-        return wasOff
-    }
+    public func setOff(_ isOff: Bool) -> Bool { unsafe ptreclaim_control_set_off(page, isOff) }
 
     /// One pass over all of the process's memory, made by its own service thread, now.
-    /// - Throws: `.isOff` where there is no such thread; `.ended`, `.noAnswer`, `.passFailed`;
-    ///   `.badStatsPage` where the process has cut its page short.
+    /// - Throws: `.isOff` where there is no such thread; `.ended`, `.noAnswer`, `.passFailed`.
     public func reclaimNow(within limit: Duration) throws(ProcFSError) -> PassReport {
         let what = "process \(stats.pid)"
         guard stats.hasServiceThread else {
             throw ProcFSError(code: .isOff, errno: 0, what: what)
         }
-        var request: UInt32 = 0
-        try unsafe call { unsafe ptreclaim_control_request($0, &request) }
+        let request = unsafe ptreclaim_control_request(page)
         let deadline = ContinuousClock.now + limit
-        var isAnswered = false
-        while true {
-            try unsafe call { unsafe ptreclaim_control_wait($0, request, 100, &isAnswered) }
-            guard !isAnswered else { break }
+        while unsafe !ptreclaim_control_wait(page, request, 100) {
             guard isStillThere else { throw ProcFSError(code: .ended, errno: 0, what: what) }
             guard ContinuousClock.now < deadline else {
                 throw ProcFSError(code: .noAnswer, errno: ETIMEDOUT, what: "\(what) \(silence)")
             }
         }
         var report = ptreclaim_pass_report()
-        try unsafe call { unsafe ptreclaim_control_report($0, &report) }
+        unsafe ptreclaim_control_report(page, &report)
         guard report.pass_errno == 0 else {
             throw ProcFSError(code: .passFailed, errno: Int32(report.pass_errno), what: what)
         }

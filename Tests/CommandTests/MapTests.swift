@@ -59,7 +59,8 @@ private func cells(_ output: String, columns: Int) -> String {
             .appending(path: "ptreclaim-svg-\(UUID().uuidString)")
         try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(at: directory) }
-        let program = directory.appending(path: "<b>&'\"")
+        // The last bracket is one character with what stands behind it.
+        let program = directory.appending(path: "<b>&'\"<\u{301}")
         let path = program.path(percentEncoded: false)
         try FileManager.default.copyItem(atPath: "/bin/sleep", toPath: path)
         let sleeper = try Victim.start([path, "60"])

@@ -15,7 +15,7 @@ private func top(
         [PackageFiles.executable("ptreclaim"), "top"] + arguments, environment: environment)
 }
 
-private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
+private func parsed(_ outcome: Victim.Outcome) throws -> [String: Any] {
     try #require(
         try JSONSerialization.jsonObject(with: Data(outcome.output.utf8)) as? [String: Any],
         "\(outcome)")
@@ -29,7 +29,7 @@ private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
         try await withSleep { pid in
             let outcome = try await top("--json")
             #expect(outcome.status == 0)
-            let object = try object(outcome)
+            let object = try parsed(outcome)
             #expect(
                 Set(object.keys) == [
                     "schema", "processes", "process_count", "vm_pte_bytes", "waste_bytes",
@@ -49,7 +49,7 @@ private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
             // The second oracle: what inspect says of it.
             let inspect = try await Victim.run(
                 [PackageFiles.executable("ptreclaim"), "inspect", "\(pid)", "--json"])
-            let census = try CommandTests.object(inspect)
+            let census = try parsed(inspect)
             for key in ["vm_pte_bytes", "needed_bytes", "waste_bytes"] {
                 #expect(process[key] as? Int == census[key] as? Int, "\(key)")
             }
@@ -68,7 +68,7 @@ private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
         try await Waster.with { waster in
             try await withSleep { sleeper in
                 let processes = try #require(
-                    try object(try await top("--json"))["processes"] as? [[String: Any]])
+                    try parsed(try await top("--json"))["processes"] as? [[String: Any]])
                 let pids = processes.compactMap { $0["pid"] as? Int }
                 let first = try #require(pids.firstIndex(of: Int(waster)))
                 #expect(try #require(pids.firstIndex(of: Int(sleeper))) > first)
@@ -93,12 +93,12 @@ private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
         for (order, key) in [
             ("vmpte", "vm_pte_bytes"), ("rss", "rss_bytes"), ("virt", "virtual_bytes"),
         ] {
-            let object = try object(try await top("--json", "--sort", order))
+            let object = try parsed(try await top("--json", "--sort", order))
             let processes = try #require(object["processes"] as? [[String: Any]])
             let values = processes.compactMap { $0[key] as? Int }
             #expect(values == values.sorted(by: >) && values.count == processes.count, "\(order)")
         }
-        let byPID = try object(try await top("--json", "--sort", "pid", "--lines", "3"))
+        let byPID = try parsed(try await top("--json", "--sort", "pid", "--lines", "3"))
         let processes = try #require(byPID["processes"] as? [[String: Any]])
         let pids = processes.compactMap { $0["pid"] as? Int }
         #expect(pids == pids.sorted() && pids.count <= 3)
@@ -153,7 +153,7 @@ private func object(_ outcome: Victim.Outcome) throws -> [String: Any] {
                 #expect(!outcome.output.contains(" \(pid) "))
                 return
             }
-            let object = try object(outcome)
+            let object = try parsed(outcome)
             let refusals = try #require(object["not_looked_at"] as? [[String: Any]])
             #expect(refusals.contains { $0["count"] as? Int ?? 0 > 0 && $0["reason"] is String })
         }

@@ -104,6 +104,42 @@ extension ShimTests {
             }
         }
 
+        @Test("Nobody makes the page shorter, which would end the process")
+        func sealed() async throws {
+            try await with("serve", mode: "hooks") { pid in
+                let names = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/fd")
+                let page = try #require(
+                    names.map { "/proc/\(pid)/fd/\($0)" }.first {
+                        (try? FileManager.default.destinationOfSymbolicLink(atPath: $0))?
+                            .hasPrefix("/memfd:ptreclaim-stats") == true
+                    })
+                #expect(truncate(page, 0) == -1 && errno == EPERM)
+                try await Task.sleep(for: .milliseconds(200))
+                #expect(kill(pid, 0) == 0)
+                let stats = try await ptreclaim("stats", "\(pid)")
+                #expect(stats.status == 0, "\(stats)")
+            }
+        }
+
+        @Test(
+            "A page that could become shorter while the tool has it mapped is not taken",
+            .enabled(if: PackageFiles.installed("python3") != nil, "needs python3"))
+        func unsealed() async throws {
+            let program = """
+                import mmap, os, time
+                file = os.memfd_create("ptreclaim-stats", 0)
+                os.truncate(file, 4096)
+                page = mmap.mmap(file, 4096)
+                print("ready: ", os.getpid(), sep="", flush=True)
+                time.sleep(60)
+                """
+            let running = try Victim.start([PackageFiles.installed("python3") ?? "", "-c", program])
+            let ready = try await running.line(startingWith: "ready: ", within: .seconds(20))
+            let outcome = try await ptreclaim("ctl", "\(ready.dropFirst(7))", "off")
+            #expect(outcome.status == 1 && outcome.errors.contains("not sealed"), "\(outcome)")
+            _ = try await running.terminate()
+        }
+
         @Test("In mode hooks there is nothing to do now")
         func nowWithHooks() async throws {
             try await with("wait", mode: "hooks") { pid in
@@ -112,6 +148,34 @@ extension ShimTests {
                 let json = try object(try await ptreclaim("ctl", "\(pid)", "now", "--json"))
                 #expect(json["report"] is NSNull)
             }
+        }
+
+        @Test(
+            "doctor says of a process that fencing is over there, and why",
+            .enabled(
+                if: KernelAbilities.canFence && PackageFiles.installed("python3") != nil,
+                "needs a fence and python3"))
+        func overByFilter() async throws {
+            let program = """
+                import ctypes, os, struct, time
+                libc = ctypes.CDLL(None)
+                allow = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7fff0000))
+                libc.prctl(38, 1, 0, 0, 0)
+                libc.prctl(22, 2, struct.pack("HxxxxxxP", 1, ctypes.addressof(allow)))
+                print("ready: ", os.getpid(), sep="", flush=True)
+                time.sleep(60)
+                """
+            let running = try Victim.start(
+                [PackageFiles.installed("python3") ?? "", "-c", program],
+                environment: ["PTRECLAIM_MODE": "scan"],
+                preloading: [try await ShimBuild.release()])
+            let ready = try await running.line(startingWith: "ready: ", within: .seconds(20))
+            let doctor = try await ptreclaim("doctor", "\(ready.dropFirst(7))")
+            let words = doctor.output.split(whereSeparator: \.isWhitespace).joined(separator: " ")
+            for mode in ["madvise", "scan"] {
+                #expect(words.contains("no \(mode): a seccomp filter forbids"), "\(doctor)")
+            }
+            _ = try await running.terminate()
         }
 
         // MARK: Passes

@@ -9,25 +9,21 @@ public enum Masquerader {
 
     public static let isPossible = python != nil
 
-    /// Maps a page named as the library's and fills all of it, behind the head, with the largest
-    /// number; each of `arguments` is an expression of Python.
-    private static let pageScript = """
-        import ctypes, mmap, os, struct, sys, threading, time
-        byte_count, version, mode, shrinks = map(int, sys.argv[1:])
-        file = ctypes.CDLL(None).memfd_create(b"ptreclaim-stats", 0)
+    /// Maps a page named and sealed as the library's, all of it behind the head the largest number.
+    private static let pageScript = #"""
+        import ctypes, fcntl, mmap, os, struct, sys, threading, time
+        byte_count, version, mode = map(int, sys.argv[1:])
+        file = ctypes.CDLL(None).memfd_create(b"ptreclaim-stats", 2)
         os.ftruncate(file, 4096)
+        fcntl.fcntl(file, 1033, 2)  # F_ADD_SEALS, F_SEAL_SHRINK
         page = mmap.mmap(file, 4096)
         head = struct.pack(
             "<QIIiIII", 0x7374617473727470, version, byte_count, os.getpid(), mode, 7, 0)
-        page[:] = head + bytes([255 - 255 * shrinks]) * (4096 - len(head))
+        page[:] = head + b"\xff" * (4096 - len(head))
         threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
         print("ready", flush=True)
-        if shrinks:
-            # Until somebody asks for a pass.
-            while not any(page[len(head):]): time.sleep(0.001)
-            os.ftruncate(file, 0)
         time.sleep(600)
-        """
+        """#
 
     /// Names itself and a file that it maps in bytes that a terminal would obey, and that a reader of
     /// lines could stumble over.
@@ -49,14 +45,13 @@ public enum Masquerader {
     /// - Parameters:
     ///   - version: nil for the one that is right.
     ///   - mode: as the page has it; 3 is `scan`.
-    ///   - shrinking: zeros instead, and the file is cut to nothing as soon as a pass is asked for.
     public static func withPage<Result>(
-        version: UInt32? = nil, mode: UInt32 = 3, shrinking: Bool = false,
+        version: UInt32? = nil, mode: UInt32 = 3,
         _ body: (Int32) async throws -> Result
     ) async throws -> Result {
         let byteCount = MemoryLayout<ptreclaim_stats_page>.size
         let version = version ?? PTRECLAIM_STATS_VERSION
-        let arguments = ["\(byteCount)", "\(version)", "\(mode)", shrinking ? "1" : "0"]
+        let arguments = ["\(byteCount)", "\(version)", "\(mode)"]
         return try await with([pageScript] + arguments, body)
     }
 

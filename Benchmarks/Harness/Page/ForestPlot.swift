@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import Markup
 
 /// Ratios library / plain with their intervals, below each other on one axis.
 struct ForestPlot {

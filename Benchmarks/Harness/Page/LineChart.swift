@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import Markup
 
 /// A mode's line: its colour is the class's, its dashes tell it from the others without one.
 struct LineStyle {

@@ -1,31 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
-import Mustache
+import Markup
 
-/// Text in HTML that is XML, too. The template library's own escaping looks at characters, and so
-/// misses a `<` with a combining mark behind it; and no XML document may have control characters.
-struct Markup: MustacheContentType {
-    func escapeText(_ text: String) -> String { Self.escaped(text) }
-
-    static func escaped(_ text: String) -> String {
-        var result = ""
-        result.reserveCapacity(text.utf8.count)
-        for scalar in text.unicodeScalars {
-            switch scalar {
-            case "&": result += "&amp;"
-            case "<": result += "&lt;"
-            case ">": result += "&gt;"
-            case "\"": result += "&quot;"
-            case "'": result += "&#39;"
-            case "\t", "\n", "\r": result.unicodeScalars.append(scalar)
-            case "\u{0}"..<" ", "\u{7F}"..."\u{9F}", "\u{FFFE}", "\u{FFFF}": result += "\u{FFFD}"
-            default: result.unicodeScalars.append(scalar)
-            }
-        }
-        return result
-    }
-
+extension Markup {
     static func element(
         _ name: String, _ attributes: KeyValuePairs<String, String> = [:], _ content: String = ""
     ) -> String {

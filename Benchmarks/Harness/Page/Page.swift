@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import Markup
 import Mustache
 
 /// The page: what the template shows, each text as it is; the template escapes it.
@@ -53,7 +54,7 @@ struct Page {
     }
 
     func html() throws -> String {
-        MustacheContentTypes.register(Markup(), named: "PAGE")
+        Markup.register()
         return try MustacheTemplate(string: PageTemplate.text).render(self)
     }
 }

@@ -4,7 +4,7 @@
 /// makes is HTML and well-formed XML, and loads nothing: its own policy forbids it.
 enum PageTemplate {
     static let text = """
-        {{% CONTENT_TYPE: PAGE}}
+        {{% CONTENT_TYPE: MARKUP}}
         <!DOCTYPE html>
         <html lang="en">
         <head>

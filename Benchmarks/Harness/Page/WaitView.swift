@@ -64,8 +64,10 @@ struct WaitView {
         func time(_ value: UInt64) -> String { WaitHistogram.duration(Double(value)) }
         summary =
             "With scan \(scan.waits.count) of \(scan.touches.count) writes slept: half of them "
-            + "\(time(scan.waits.p50)) or less, 99.9 % \(time(scan.waits.p999)) or less, the longest "
-            + "\(time(scan.waits.longest))."
+            + "\(time(scan.waits.p50)) or less, "
+            + (scan.waits.count < 1000
+                ? "too few for a p99.9, " : "99.9 % \(time(scan.waits.p999)) or less, ")
+            + "the longest \(time(scan.waits.longest))."
         drawing = WaitHistogram(
             id: "wait-\(number)", title: "Waits", description: summary, times: scan.waits
         ).svg()

@@ -33,8 +33,18 @@ struct ProcessCheckup {
         guard machine.hasTableQuery else {
             return StatsPage.meaning(of: "refused_no_pagemap_scan")
         }
+        if let met = refusalMet { return met }
         if privilege.seccomp == 1 { return StatsPage.meaning(of: "refused_seccomp") }
         return privilege.grounds == .none ? StatsPage.meaning(of: "refused_no_userfaultfd") : nil
+    }
+
+    /// What the library itself has met in the process. The other ways to a fence do not help then.
+    private var refusalMet: String? {
+        guard case .success(let page) = page else { return nil }
+        let reasons = [
+            "refused_seccomp", "refused_application_userfaultfd", "refused_fence_opened",
+        ]
+        return reasons.first { (page[$0] ?? 0) > 0 }.map { StatsPage.meaning(of: $0) }
     }
 
     var findings: [Finding] { [allocator.finding, seccomp, fence, noNewPrivileges, library] }

@@ -62,7 +62,7 @@ struct Ctl: ParsableCommand {
         switch action {
         case .on, .off:
             isOff = action == .off
-            wasOff = try page.setOff(isOff)
+            wasOff = page.setOff(isOff)
         case .now where stats.hasServiceThread:
             report = try page.reclaimNow(within: Self.limit)
         case .now: break

@@ -73,7 +73,7 @@ struct Inspect: ParsableCommand {
 
     private func text(_ map: PageTableMap, _ columns: Int) -> [String] {
         MapText(
-            map: map, columns: columns, isUTF8: Terminal.isUTF8, isColored: Terminal.isColored
+            map: map, columns: columns, isUTF8: ScreenText.isUTF8, isColored: Terminal.isColored
         ).lines
     }
 

@@ -25,10 +25,10 @@ struct WatchFrame {
         let below = [empty, scale] + age
         let counters = self.counters
         let notes = self.notes
-        // The counters first, then space between the charts, then taller ones: a figure says more
-        // than a picture of it.
+        // Space between the charts, or two would look like one; then the counters, then taller
+        // charts: a figure says more than a picture of it.
         let left = size.rows - 1 - head.count - below.count - (notes.isEmpty ? 0 : notes.count + 1)
-        let shown = counters.prefix(max(left - series.count - 1, 0))
+        let shown = counters.prefix(max(left - 2 * series.count - 1, 0))
         let each = (left - (shown.isEmpty ? 0 : shown.count + 1)) / series.count
         let rows = max(min(each - 1, Self.rowsAtMost), 1)
         let charts = series.map { chart($0, rows: rows) }

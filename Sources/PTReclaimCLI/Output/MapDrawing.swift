@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Foundation
+internal import Markup
 internal import Mustache
 internal import ProcFS
 
@@ -42,13 +43,12 @@ struct MapDrawing {
                 kind: "k\(kind.rawValue)", meaning: kind.meaning, textX: x + 18, textY: y + 10,
                 path: Self.shape(kind, x: x, y: y))
         }
-        // XML has no way to write a control character.
-        let command = ScreenText.printable(census.command, isUTF8: true)
         let page = Page(
-            title: "Page tables of \(command), PID \(census.pid)",
+            title: "Page tables of \(census.command), PID \(census.pid)",
             figures: Format.figures(census), scale: MapText.scale(map.grid), origin: origin,
             width: Self.left + Self.cellsPerRow * Self.step + Self.right, height: legendTop + 72,
             originTop: legendTop + 60, left: Self.left, rows: rows, legend: legend)
+        Markup.register()
         return try MustacheTemplate(string: Self.template).render(page)
     }
 
@@ -118,6 +118,7 @@ struct MapDrawing {
 
     /// What stands in braces is escaped by the library: names may hold anything.
     private static let template = """
+        {{% CONTENT_TYPE: MARKUP}}\
         <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{width}} {{height}}" role="img" \
         aria-labelledby="title figures" font-family="ui-monospace, monospace" font-size="11">
         <title id="title">{{title}}</title>

@@ -37,13 +37,4 @@ enum Terminal {
         return isatty(STDOUT_FILENO) != 0 && environment["NO_COLOR", default: ""].isEmpty
             && environment["TERM"] != "dumb"
     }
-
-    /// Whether blocks and other signs beyond ASCII can be written.
-    static var isUTF8: Bool {
-        let environment = ProcessInfo.processInfo.environment
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].lazy.compactMap { environment[$0] }
-            .first { !$0.isEmpty }
-        let name = locale?.lowercased() ?? ""
-        return name.hasSuffix("utf-8") || name.hasSuffix("utf8")
-    }
 }
