@@ -152,6 +152,19 @@ private func ptreclaim(
         #expect(result.output.isEmpty)
     }
 
+    @Test("a path that the loader would split is refused", arguments: ["a b", "a:b"])
+    func splitPath(folder: String) async throws {
+        let directory = try TemporaryDirectory()
+        let place = directory.url.appending(path: folder)
+        try FileManager.default.createDirectory(at: place, withIntermediateDirectories: true)
+        let library = place.appending(path: "library.so").path(percentEncoded: false)
+        try Data().write(to: URL(filePath: library))
+        let result = try await ptreclaim(
+            ["run", "--", "echo", "ran"], environment: ["PTRECLAIM_SHIM": library])
+        #expect(result.status == 1 && result.output.isEmpty, "\(result)")
+        #expect(result.errors.contains("splits LD_PRELOAD"), "\(result)")
+    }
+
     @Test(
         "the library is found beside the program, and where packages put it",
         arguments: ["bin", "lib/ptreclaim", "lib/x86_64-linux-gnu"])

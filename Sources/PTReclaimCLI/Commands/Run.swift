@@ -47,6 +47,11 @@ struct Run: ParsableCommand {
                 "\(Shim.fileName) is not found; name it with PTRECLAIM_SHIM=/path/to/it",
                 command: "run")
         }
+        guard !shim.contains(where: { $0 == ":" || $0.isWhitespace }) else {
+            PTReclaimCommand.fail(
+                "\(shim): the loader splits LD_PRELOAD at colons and spaces; move the library to a "
+                    + "path without them", command: "run")
+        }
         if let path = Executable.find(command[0]) {
             for reason in Executable(path: path).reasonsToIgnorePreload(of: shim) {
                 PTReclaimCommand.note("the preload will be ignored: \(reason)", command: "run")
