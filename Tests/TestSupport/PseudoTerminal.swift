@@ -128,11 +128,11 @@ public final class PseudoTerminal {
     public func output(
         within limit: Duration = .seconds(20), where condition: (String) -> Bool
     ) async throws -> String {
-        let deadline = ContinuousClock.now + limit
-        while ContinuousClock.now < deadline {
+        var patience = Patience(limit)
+        while !patience.isOver {
             let output = output
             if condition(output) { return output }
-            try await Task.sleep(for: .milliseconds(10))
+            try await patience.wait()
         }
         throw Failure(
             description: "not seen within \(limit): \(output.suffix(3000).debugDescription)")
@@ -170,13 +170,13 @@ public final class PseudoTerminal {
 
     /// Waits for the end, killing the program after `limit`. The exit status, or 128 + signal number.
     public func end(within limit: Duration = .seconds(20)) async throws -> Int32 {
-        let deadline = ContinuousClock.now + limit
+        var patience = Patience(limit)
         var status: Int32 = 0
         // Whoever does not read stops who writes.
         while unsafe waitpid(pid, &status, WNOHANG) == 0 {
-            if ContinuousClock.now > deadline { kill(pid, SIGKILL) }
+            if patience.isOver { kill(pid, SIGKILL) }
             receive()
-            try await Task.sleep(for: .milliseconds(10))
+            try await patience.wait()
         }
         receive()
         let signal = status & 0x7f

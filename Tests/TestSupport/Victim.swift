@@ -100,17 +100,17 @@ public struct Victim: Sendable {
 
     /// Waits for the end, killing the program after `limit`.
     public func end(within limit: Duration) async throws -> Outcome {
-        let deadline = ContinuousClock.now + limit
+        var patience = Patience(limit)
         var timedOut = false
         var status: Int32 = 0
         while true {
             let ended = unsafe waitpid(pid, &status, WNOHANG)
             if ended != 0 { break }
-            if ContinuousClock.now > deadline, !timedOut {
+            if patience.isOver, !timedOut {
                 timedOut = true
                 kill(pid, SIGKILL)
             }
-            try await Task.sleep(for: .milliseconds(10))
+            try await patience.wait()
         }
         defer { try? FileManager.default.removeItem(at: directory) }
         let signal = status & 0x7f
@@ -122,12 +122,12 @@ public struct Victim: Sendable {
 
     /// The first whole line of the output so far that starts with `start`, waited for.
     public func line(startingWith start: String, within limit: Duration) async throws -> String {
-        let deadline = ContinuousClock.now + limit
-        while ContinuousClock.now < deadline {
+        var patience = Patience(limit)
+        while !patience.isOver {
             let output = String(decoding: try Data(contentsOf: outputFile), as: UTF8.self)
             let lines = output.split(separator: "\n", omittingEmptySubsequences: false).dropLast()
             if let line = lines.first(where: { $0.hasPrefix(start) }) { return String(line) }
-            try await Task.sleep(for: .milliseconds(10))
+            try await patience.wait()
         }
         throw CocoaError(.fileReadUnknown)
     }
