@@ -19,11 +19,11 @@ public enum ProcessList {
         DirectoryListing.names("/proc").compactMap { Int32($0) }.sorted()
     }
 
-    /// The arguments of `pid`, with spaces between. Empty for a kernel thread, and where the process
-    /// has ended.
+    /// The arguments of `pid`, with spaces between, of their first 4096 bytes: they may have megabytes.
+    /// Empty for a kernel thread, and where the process has ended.
     public static func commandLine(pid: Int32) -> String {
-        guard let text = try? ProcFile.text("/proc/\(pid)/cmdline") else { return "" }
-        return text.split(separator: "\0").joined(separator: " ")
+        guard let bytes = try? ProcFile("/proc/\(pid)/cmdline").read(4096, at: 0) else { return "" }
+        return String(decoding: bytes, as: UTF8.self).split(separator: "\0").joined(separator: " ")
     }
 
     /// The children of `pid`, those of all its threads. Nil where the kernel does not list them

@@ -169,6 +169,18 @@ struct StrangeNameTests {
     }
 }
 
+@Suite struct ProcessListTests {
+    @Test("of a command line that is very long the beginning is taken")
+    func longCommandLine() async throws {
+        let victim = try Victim.start([
+            "/bin/sleep", "600", String(repeating: "0", count: 100_000),
+        ])
+        let line = ProcessList.commandLine(pid: victim.pid)
+        _ = try await victim.end(within: .zero)
+        #expect(line.hasPrefix("/bin/sleep 600 0") && line.utf8.count == 4096, "\(line.utf8.count)")
+    }
+}
+
 @Suite struct StatsPageTests {
     @Test("a process without the library has no page, and the error says so")
     func noLibrary() async throws {
