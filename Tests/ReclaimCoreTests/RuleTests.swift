@@ -205,25 +205,25 @@ struct RuleTests {
         try fourEmptyTables(in: space)
         let address = space.span(2).start + 5 * 4096
         try space.write(0x99, at: address)
-        var fence = ptreclaim_fence()
-        fence.userfaultfd = ptreclaim_open_userfaultfd()
-        fence.pagemap = ptreclaim_open_self_pagemap()
+        var fence = unsafe ptreclaim_fence()
+        unsafe fence.userfaultfd = ptreclaim_open_userfaultfd()
+        unsafe fence.pagemap = ptreclaim_open_self_pagemap()
         defer {
-            _ = ptreclaim_close(fence.userfaultfd)
-            _ = ptreclaim_close(fence.pagemap)
+            _ = unsafe ptreclaim_close(fence.userfaultfd)
+            _ = unsafe ptreclaim_close(fence.pagemap)
         }
-        fence.has_pagemap_scan = true
-        fence.may_wait_for_forks = true
-        fence.how = UInt32(
+        unsafe fence.has_pagemap_scan = true
+        unsafe fence.may_wait_for_forks = true
+        unsafe fence.how = UInt32(
             backend == .dontneed
                 ? PTRECLAIM_FENCED_DONTNEED.rawValue : PTRECLAIM_FENCED_MAPFIXED.rawValue)
-        fence.protection = 3
-        fence.is_noreserve = true
+        unsafe fence.protection = 3
+        unsafe fence.is_noreserve = true
         #expect(unsafe ptreclaim_map_wiped_on_fork(ptreclaim_live_state()) == 0)
         let result = unsafe ptreclaim_fenced_free(
             &fence, space.span(0).start, space.span(3).end)
         #expect(result == 0)
-        #expect(fence.was_up)
+        #expect(unsafe fence.was_up)
         #expect(try space.states().picture.hasPrefix("..P."))
         #expect(try space.read(at: address) == 0x99)
     }

@@ -113,7 +113,7 @@ extension ShimTests {
                         (try? FileManager.default.destinationOfSymbolicLink(atPath: $0))?
                             .hasPrefix("/memfd:ptreclaim-stats") == true
                     })
-                #expect(truncate(page, 0) == -1 && errno == EPERM)
+                #expect(unsafe truncate(page, 0) == -1 && errno == EPERM)
                 try await Task.sleep(for: .milliseconds(200))
                 #expect(kill(pid, 0) == 0)
                 let stats = try await ptreclaim("stats", "\(pid)")

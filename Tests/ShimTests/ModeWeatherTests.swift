@@ -248,7 +248,7 @@ extension ShimTests {
             let group = "\(Self.memoryGroups)/ptreclaim-weather-\(getpid())"
             try FileManager.default.createDirectory(
                 atPath: group, withIntermediateDirectories: false)
-            defer { rmdir(group) }
+            defer { unsafe _ = rmdir(group) }
             try "25165824".write(
                 toFile: "\(group)/memory.limit_in_bytes", atomically: false, encoding: .ascii)
             let outcome = try await run(["memory-ends", group])

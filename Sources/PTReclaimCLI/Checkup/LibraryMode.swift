@@ -24,6 +24,8 @@ struct Abilities {
     var backends: [Backend]
     /// Why there is no fence; nil where there is one.
     var fenceRefusal: String?
+    /// Why it is not known whether there is one; nil where it is.
+    var fenceDoubt: String?
     /// Why jemalloc's hooks are not to be had, apart from the backend; nil where they are.
     var hooksRefusal: String?
 

@@ -25,8 +25,14 @@ struct ProcessCheckup {
 
     var abilities: Abilities {
         Abilities(
-            backends: machine.backends, fenceRefusal: fenceRefusal,
+            backends: machine.backends, fenceRefusal: fenceRefusal, fenceDoubt: fenceDoubt,
             hooksRefusal: allocator.hooksRefusal ?? machine.overcommitRefusal)
+    }
+
+    /// A filter may forbid what the permission allows. A library that frees behind a fence knows.
+    private var fenceDoubt: String? {
+        if case .success(let page) = page, page.hasServiceThread { return nil }
+        return privilege.seccomp == 2 ? "if the seccomp filter permits a fence" : nil
     }
 
     private var fenceRefusal: String? {

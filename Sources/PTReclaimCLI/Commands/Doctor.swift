@@ -80,9 +80,13 @@ struct DoctorReport: Encodable {
             Process(pid: $0.pid, command: $0.command, findings: $0.findings)
         }
         modes = Self.costs.map { mode, cost in
-            abilities.refusal(of: mode).map {
-                Finding(mode.rawValue, .no, $0, remedy: "see the lines above")
-            } ?? Finding(mode.rawValue, .ok, cost)
+            if let refusal = abilities.refusal(of: mode) {
+                return Finding(mode.rawValue, .no, refusal, remedy: "see the lines above")
+            }
+            guard mode.isFenced, let doubt = abilities.fenceDoubt else {
+                return Finding(mode.rawValue, .ok, cost)
+            }
+            return Finding(mode.rawValue, .limited, "\(doubt): \(cost)")
         }
         let (mode, reason) = abilities.automatic
         auto = Auto(mode: mode.rawValue, reason: reason)
