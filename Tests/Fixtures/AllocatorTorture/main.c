@@ -17,6 +17,7 @@
 #include "mappings.h"
 #include "release.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
@@ -48,6 +49,7 @@ struct worker {
     uint64_t state;
     atomic_ulong progress;
     atomic_bool has_ended;
+    atomic_int thread_id;
     unsigned long seen_progress;
     double seen_at;
 };
@@ -144,6 +146,7 @@ static void write_to_empty(struct worker *worker) {
 
 static void *run(void *argument) {
     struct worker *worker = argument;
+    atomic_store(&worker->thread_id, (int)gettid());
     while (!atomic_load_explicit(&stop, memory_order_relaxed)) {
         worker->work(worker);
         atomic_fetch_add_explicit(&worker->progress, 1, memory_order_relaxed);
@@ -165,6 +168,20 @@ static void start(const char *name, unsigned index, void (*work)(struct worker *
     }
 }
 
+/// Where a thread is in the kernel, as far as one may know.
+static void print_place(const struct worker *worker) {
+    static const char *const files[] = {"wchan", "syscall", "stack"};
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        char path[64], text[2048];
+        snprintf(
+            path, sizeof(path), "/proc/self/task/%d/%s", atomic_load(&worker->thread_id), files[i]);
+        const int file = open(path, O_RDONLY | O_CLOEXEC);
+        const ssize_t count = file < 0 ? 0 : read(file, text, sizeof(text));
+        printf("%s: %.*s\n", files[i], count < 0 ? 0 : (int)count, text);
+        close(file);
+    }
+}
+
 /// True while a thread is at work. Ends the process when one has not moved for too long.
 static bool watch(void) {
     bool is_working = false;
@@ -181,6 +198,7 @@ static bool watch(void) {
             worker->seen_at = time;
         } else if (time - worker->seen_at > HANG_SECONDS) {
             printf("stuck: %s thread %u, after %lu steps\n", worker->name, worker->index, progress);
+            print_place(worker);
             fflush(stdout);
             _exit(3);
         }
