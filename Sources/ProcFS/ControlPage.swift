@@ -29,8 +29,10 @@ internal import Glibc
     private let mapping: MemoryMapEntry
 
     /// Opens the page of `pid`: through a descriptor of the process, or its map entry.
-    /// - Throws: `.isOff` where the library does nothing there; `.noStatsPage`, `.parentsStatsPage`, `.badStatsPage`; `.closedStatsPage` where no
-    ///   descriptor leads to it and map_files is closed to us; `.unreadable` (EACCES: of another user).
+    /// - Throws: `.isOff` where the library does nothing there; `.noStatsPage`,
+    ///   `.parentsStatsPage`, `.badStatsPage`, `.unsealedStatsPage`; `.closedStatsPage` where no
+    ///   descriptor leads to it and map_files is closed to us; `.unreadable` (EACCES: of another
+    ///   user).
     public init(pid: Int32) throws(ProcFSError) {
         let mapping = try StatsPage.mapping(pid: pid)
         let own = StatsPage.mappedFile(mapping, pid: pid)
@@ -63,7 +65,7 @@ internal import Glibc
         var found: UnsafeMutablePointer<ptreclaim_stats_page>?
         let error = unsafe ptreclaim_control_map(path, &found)
         guard error != EINVAL else {
-            throw ProcFSError(code: .badStatsPage, errno: EINVAL, what: "process \(pid)")
+            throw ProcFSError(code: .unsealedStatsPage, errno: EINVAL, what: "process \(pid)")
         }
         guard error == 0, let page = unsafe found else {
             throw ProcFSError(

@@ -13,8 +13,11 @@ extension ProcFSError: CustomStringConvertible {
             "\(what): libptreclaim-preload.so is not loaded there, or had nothing to do at start; "
                 + "ptreclaim run starts a command with it"
         case .badStatsPage:
-            "\(what): the stats page has a layout that this version does not know, or is not "
-                + "sealed: use the ptreclaim that came with the library that is loaded there"
+            "\(what): the stats page has a layout that this version does not know: use the "
+                + "ptreclaim that came with the library that is loaded there"
+        case .unsealedStatsPage:
+            "\(what): the stats page is not sealed, so it could become shorter while it is mapped: "
+                + "it is not written"
         case .parentsStatsPage:
             "\(what) was forked and has had no event yet: it still shows its parent's stats page"
         case .closedStatsPage:

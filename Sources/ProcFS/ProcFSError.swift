@@ -11,6 +11,8 @@ public struct ProcFSError: Error, Equatable, Sendable {
         case noStatsPage
         /// The page found is not one this version can read.
         case badStatsPage
+        /// The page found could become shorter while it is mapped.
+        case unsealedStatsPage
         /// The page found still belongs to the process that this one was forked from.
         case parentsStatsPage
         /// The page is there, but no way leads to it that one could write through.

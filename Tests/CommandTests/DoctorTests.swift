@@ -126,21 +126,10 @@ enum Nobody {
     @Test(
         "under a filter that may forbid a fence, the modes that need one are in doubt",
         .enabled(
-            if: PackageFiles.installed("python3") != nil && KernelAbilities.canFence,
-            "needs python3 and a fence"))
+            if: Filtered.isPossible && KernelAbilities.canFence, "needs python3 and a fence"))
     func filter() async throws {
-        let program = """
-            import ctypes, os, struct, time
-            libc = ctypes.CDLL(None)
-            allow = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7fff0000))
-            libc.prctl(38, 1, 0, 0, 0)
-            libc.prctl(22, 2, struct.pack("HxxxxxxP", 1, ctypes.addressof(allow)))
-            print("ready: ", os.getpid(), sep="", flush=True)
-            time.sleep(60)
-            """
-        let running = try Victim.start([PackageFiles.installed("python3") ?? "", "-c", program])
-        let ready = try await running.line(startingWith: "ready: ", within: .seconds(20))
-        let outcome = try await doctor(["\(ready.dropFirst(7))"])
+        let running = try await Filtered.start()
+        let outcome = try await doctor(["\(running.pid)"])
         let words = outcome.output.split(whereSeparator: \.isWhitespace).joined(separator: " ")
         for mode in ["madvise", "scan"] {
             #expect(words.contains("limited \(mode): if the seccomp filter permits"), "\(outcome)")

@@ -153,24 +153,12 @@ extension ShimTests {
         @Test(
             "doctor says of a process that fencing is over there, and why",
             .enabled(
-                if: KernelAbilities.canFence && PackageFiles.installed("python3") != nil,
-                "needs a fence and python3"))
+                if: KernelAbilities.canFence && Filtered.isPossible, "needs a fence and python3"))
         func overByFilter() async throws {
-            let program = """
-                import ctypes, os, struct, time
-                libc = ctypes.CDLL(None)
-                allow = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7fff0000))
-                libc.prctl(38, 1, 0, 0, 0)
-                libc.prctl(22, 2, struct.pack("HxxxxxxP", 1, ctypes.addressof(allow)))
-                print("ready: ", os.getpid(), sep="", flush=True)
-                time.sleep(60)
-                """
-            let running = try Victim.start(
-                [PackageFiles.installed("python3") ?? "", "-c", program],
+            let running = try await Filtered.start(
                 environment: ["PTRECLAIM_MODE": "scan"],
                 preloading: [try await ShimBuild.release()])
-            let ready = try await running.line(startingWith: "ready: ", within: .seconds(20))
-            let doctor = try await ptreclaim("doctor", "\(ready.dropFirst(7))")
+            let doctor = try await ptreclaim("doctor", "\(running.pid)")
             let words = doctor.output.split(whereSeparator: \.isWhitespace).joined(separator: " ")
             for mode in ["madvise", "scan"] {
                 #expect(words.contains("no \(mode): a seccomp filter forbids"), "\(doctor)")
