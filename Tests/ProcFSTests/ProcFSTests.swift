@@ -175,7 +175,13 @@ struct StrangeNameTests {
         let victim = try Victim.start([
             "/bin/sleep", "600", String(repeating: "0", count: 100_000),
         ])
-        let line = ProcessList.commandLine(pid: victim.pid)
+        // The kernel lets the parent go on before the new program has its arguments.
+        var patience = Patience(.seconds(10))
+        var line = ProcessList.commandLine(pid: victim.pid)
+        while !line.hasPrefix("/bin/sleep"), !patience.isOver {
+            try await patience.wait()
+            line = ProcessList.commandLine(pid: victim.pid)
+        }
         _ = try await victim.end(within: .zero)
         #expect(line.hasPrefix("/bin/sleep 600 0") && line.utf8.count == 4096, "\(line.utf8.count)")
     }
