@@ -36,11 +36,18 @@ public final class PseudoTerminal {
         Self.resize(master, columns: columns, rows: rows)
         settingsBefore = Self.settings(of: slave)
         var variables = [
-            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": Spawning.path,
             "TERM": "xterm-256color", "LANG": "C.UTF-8",
         ]
         variables.merge(environment) { $1 }
-        pid = try Self.spawn(command, on: path, variables.map { "\($0.key)=\($0.value)" })
+        let newSession: Int16 = 0x80  // POSIX_SPAWN_SETSID, glibc 2.26
+        pid = unsafe try Spawning.start(command, environment: variables, flags: newSession) {
+            actions in
+            // The first terminal that a session's leader opens becomes the session's.
+            unsafe posix_spawn_file_actions_addopen(actions, 0, path, O_RDWR, 0)
+            unsafe posix_spawn_file_actions_adddup2(actions, 0, 1)
+            unsafe posix_spawn_file_actions_adddup2(actions, 0, 2)
+        }
     }
 
     deinit {
@@ -51,38 +58,6 @@ public final class PseudoTerminal {
         }
         close(slave)
         close(master)
-    }
-
-    private static func spawn(
-        _ command: [String], on path: String, _ environment: [String]
-    ) throws -> Int32 {
-        // Sound: the vectors end with nil and live until posix_spawn has copied them.
-        let arguments = unsafe command.map { unsafe strdup($0) } + [nil]
-        let variables = unsafe environment.map { unsafe strdup($0) } + [nil]
-        let texts = unsafe arguments + variables
-        defer {
-            for index in unsafe texts.indices { unsafe free(texts[index]) }
-        }
-        var actions = unsafe posix_spawn_file_actions_t()
-        unsafe posix_spawn_file_actions_init(&actions)
-        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
-        // The first terminal that a session's leader opens becomes the session's.
-        unsafe posix_spawn_file_actions_addopen(&actions, 0, path, O_RDWR, 0)
-        unsafe posix_spawn_file_actions_adddup2(&actions, 0, 1)
-        unsafe posix_spawn_file_actions_adddup2(&actions, 0, 2)
-        var attributes = posix_spawnattr_t()
-        unsafe posix_spawnattr_init(&attributes)
-        defer { unsafe posix_spawnattr_destroy(&attributes) }
-        var none = sigset_t()
-        unsafe sigemptyset(&none)
-        unsafe posix_spawnattr_setsigmask(&attributes, &none)
-        let newSession: Int16 = 0x80  // POSIX_SPAWN_SETSID, glibc 2.26
-        unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK) | newSession)
-        var pid: pid_t = 0
-        let error = unsafe posix_spawn(
-            &pid, command[0], &actions, &attributes, arguments, variables)
-        guard error == 0 else { throw CocoaError(.executableNotLoadable) }
-        return pid
     }
 
     private static func resize(_ descriptor: Int32, columns: Int, rows: Int) {

@@ -45,48 +45,20 @@ public struct Victim: Sendable {
         let directory = FileManager.default.temporaryDirectory
             .appending(path: "ptreclaim-victim-\(UUID().uuidString)")
         try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
-        var variables = ["PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+        var variables = ["PATH": Spawning.path]
         variables.merge(environment) { $1 }
         if !preloading.isEmpty {
             variables["LD_PRELOAD"] = preloading.map { $0.path() }.joined(separator: ":")
         }
-        let pid = try spawn(
-            command, environment: variables.map { "\($0.key)=\($0.value)" },
-            output: directory.appending(path: "output").path(),
-            errors: directory.appending(path: "errors").path())
-        return Victim(pid: pid, directory: directory)
-    }
-
-    private static func spawn(
-        _ command: [String], environment: [String], output: String, errors: String
-    ) throws -> Int32 {
-        // Sound: the vectors end with nil and live until posix_spawn has copied them.
-        let arguments = unsafe command.map { unsafe strdup($0) } + [nil]
-        let variables = unsafe environment.map { unsafe strdup($0) } + [nil]
-        let texts = unsafe arguments + variables
-        defer {
-            for index in unsafe texts.indices { unsafe free(texts[index]) }
-        }
-        var actions = unsafe posix_spawn_file_actions_t()
-        unsafe posix_spawn_file_actions_init(&actions)
-        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
         let writing = O_WRONLY | O_CREAT | O_TRUNC
-        unsafe posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
-        unsafe posix_spawn_file_actions_addopen(&actions, 1, output, writing, 0o600)
-        unsafe posix_spawn_file_actions_addopen(&actions, 2, errors, writing, 0o600)
-        // Threads of the test runner block signals; a program expects none blocked.
-        var attributes = posix_spawnattr_t()
-        unsafe posix_spawnattr_init(&attributes)
-        defer { unsafe posix_spawnattr_destroy(&attributes) }
-        var none = sigset_t()
-        unsafe sigemptyset(&none)
-        unsafe posix_spawnattr_setsigmask(&attributes, &none)
-        unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
-        var pid: pid_t = 0
-        let error = unsafe posix_spawn(
-            &pid, command[0], &actions, &attributes, arguments, variables)
-        guard error == 0 else { throw CocoaError(.executableNotLoadable) }
-        return pid
+        let output = directory.appending(path: "output").path()
+        let errors = directory.appending(path: "errors").path()
+        let pid = unsafe try Spawning.start(command, environment: variables) { actions in
+            unsafe posix_spawn_file_actions_addopen(actions, 0, "/dev/null", O_RDONLY, 0)
+            unsafe posix_spawn_file_actions_addopen(actions, 1, output, writing, 0o600)
+            unsafe posix_spawn_file_actions_addopen(actions, 2, errors, writing, 0o600)
+        }
+        return Victim(pid: pid, directory: directory)
     }
 
     /// Starts `command` and waits for its end, killing it after `limit`.
