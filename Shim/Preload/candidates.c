@@ -74,7 +74,10 @@ size_t ptreclaim_candidates_take(
             *has_missed = true;
         }
     }
-    __atomic_store_n(&taken_count, place, __ATOMIC_SEQ_CST);
+    if (place < end) {
+        *has_missed = true;
+    }
+    __atomic_store_n(&taken_count, end, __ATOMIC_SEQ_CST);
     sort(runs, count);
     return join(runs, count);
 }

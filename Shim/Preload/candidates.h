@@ -22,8 +22,8 @@ uint64_t ptreclaim_candidates_add(uint64_t first, uint64_t count);
 /// than now.
 bool ptreclaim_candidates_waits(uint64_t ticket);
 
-/// Takes what has been put down, sorted and joined. Returns how many runs: at most `capacity`. Sets
-/// `*has_missed` where one has been lost. The service thread only.
+/// Takes all that has been put down, sorted and joined. Returns how many runs: at most `capacity`. Sets
+/// `*has_missed` where one has been lost, or there were more. The service thread only.
 size_t ptreclaim_candidates_take(
     struct ptreclaim_candidates *runs, size_t capacity, bool *has_missed);
 

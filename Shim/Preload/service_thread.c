@@ -130,8 +130,9 @@ static void scan(struct reclaimer *us) {
 
 static void look_at_candidates(struct reclaimer *us) {
     struct ptreclaim_wiped_on_fork *ours = wiped();
-    __atomic_store_n(&ours->has_candidates, 0, __ATOMIC_SEQ_CST);
     if (us->next_run == us->run_count) {
+        // Not where a pass goes on with what an earlier one left: what was put down since still waits.
+        __atomic_store_n(&ours->has_candidates, 0, __ATOMIC_SEQ_CST);
         bool has_missed = __atomic_exchange_n(&ours->has_lost_candidates, 0, __ATOMIC_RELAXED);
         us->run_count = ptreclaim_candidates_take(us->runs, MOST_RUNS, &has_missed);
         us->next_run = 0;

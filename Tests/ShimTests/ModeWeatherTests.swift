@@ -288,6 +288,17 @@ extension ShimTests {
             #expect(inherited.numbers["executed"] ?? 0 > 0, "\(inherited)")
         }
 
+        // MARK: Passes
+
+        @Test("What is purged between two parts of a pass is looked at when they are over")
+        func purgesBehindACutPass() async throws {
+            // The next part comes late enough for the purge to come before it.
+            let outcome = try await run(
+                ["purges-behind-a-cut-pass"], mode: "madvise",
+                more: ["PTRECLAIM_SIZE_MB": "1", "PTRECLAIM_DELAY_MS": "400"])
+            #expect(outcome.numbers["freed"] == 301, "\(outcome)")
+        }
+
         // MARK: Ends
 
         @Test("The process ends with its own last thread, which writes what is to be written")

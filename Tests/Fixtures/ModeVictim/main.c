@@ -98,12 +98,18 @@ static bool is_kept(int span) { return span % KEPT_EVERY == KEPT_EVERY - 1; }
 
 static char *page_of(int span) { return memory + (size_t)span * SPAN_BYTES + 3 * PAGE_BYTES; }
 
-static void map_memory(void) {
-    const size_t count = (size_t)(SPANS + 1) * SPAN_BYTES;
+static char *map_spans(int spans) {
+    const size_t count = (size_t)(spans + 1) * SPAN_BYTES;
     char *mapped = mmap(NULL, count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     must(mapped != MAP_FAILED, "mmap");
     madvise(mapped, count, MADV_NOHUGEPAGE);
-    memory = (char *)(((uintptr_t)mapped + SPAN_BYTES - 1) & ~(uintptr_t)(SPAN_BYTES - 1));
+    return (char *)(((uintptr_t)mapped + SPAN_BYTES - 1) & ~(uintptr_t)(SPAN_BYTES - 1));
+}
+
+/// Leaves an empty table.
+static void purge(char *span) {
+    *span = 1;
+    madvise(span, PAGE_BYTES, MADV_DONTNEED);
 }
 
 static void check(void) {
@@ -138,7 +144,7 @@ static double now(void) {
 
 long serve(long milliseconds) {
     if (!memory) {
-        map_memory();
+        memory = map_spans(SPANS);
     }
     // A child has a page of its own when its service thread runs, or something was counted.
     for (int i = 0; i < 50 && page && page->pid != getpid(); i++) {
@@ -235,7 +241,27 @@ static void plain(const char *argument) {
     serve_and_say("freed", strcmp(argument, "off") != 0);
 }
 
-static const struct act simple_acts[] = {{"plain", plain}, {NULL, NULL}};
+/// More empty tables than a pass may look at, and one more when the first pass has been cut short.
+static void purges_behind_a_cut_pass(const char *argument) {
+    (void)argument;
+    enum { MANY = 300 };
+    char *many = map_spans(MANY);
+    for (int span = 0; span < MANY; span++) {
+        purge(many + (size_t)span * SPAN_BYTES);
+    }
+    while (page && !__atomic_load_n(&page->passes_cut_short, __ATOMIC_RELAXED)) {
+        nap(2);
+    }
+    purge(many);
+    const double end = now() + 8;
+    while (freed_since(0) <= MANY && now() < end) {
+        nap(2);
+    }
+    say("freed", freed_since(0));
+}
+
+static const struct act simple_acts[] = {
+    {"plain", plain}, {"purges-behind-a-cut-pass", purges_behind_a_cut_pass}, {NULL, NULL}};
 
 int main(int count, char *arguments[]) {
     const int at = prepare(count, arguments);
