@@ -173,5 +173,14 @@ extension ShimTests {
             #expect(right.outcome.status == 0, "\(right)")
             #expect(try right.count("fences") > 0, "\(right)")
         }
+
+        @Test("A wake that is lost costs a tenth of a second, and no thread")
+        func lostWake() async throws {
+            let negative = Negative(mistake: .noReleaseWake, slowing: .afterSecondLook)
+            let run = try await negative.run(isWrong: true)
+            #expect(run.outcome.status == 0 && !run.outcome.timedOut, "\(run)")
+            #expect(try run.count("layout_waits") > 0, "\(run)")
+            #expect(try run.count("layout_longest_ns") > 90_000_000, "\(run)")
+        }
     }
 }

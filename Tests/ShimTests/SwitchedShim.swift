@@ -13,7 +13,7 @@ enum SwitchedShim {
     /// Ways to be wrong.
     enum Mistake: Int, CaseIterable, Sendable {
         case noFence = 1
-        case noLayoutLock, noWake, noSecondLook, noCommitment, replacesUnconditionally
+        case noLayoutLock, noReleaseWake, noSecondLook, noCommitment
     }
 
     /// Where the service thread stops once, for a second, on its way through its first fences.
@@ -98,26 +98,14 @@ enum SwitchedShim {
             layout, "while ((old & CLAIMED) && wait_for_release())",
             "while ((old & CLAIMED) && !\(wrong(.noLayoutLock)) && wait_for_release())"),
         edit(
-            fence, "ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_WAKE, &range)",
-            "(\(wrong(.noWake)) ? 0 : "
-                + "ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_WAKE, &range))"),
+            layout, "__atomic_exchange_n(claims, 0, __ATOMIC_SEQ_CST) == 2",
+            "__atomic_exchange_n(claims, 0, __ATOMIC_SEQ_CST) == 2 && !\(wrong(.noReleaseWake))"),
         edit(
             fence, "populated ? page & ~(span_bytes - 1) : end",
             "populated && !\(wrong(.noSecondLook)) ? page & ~(span_bytes - 1) : end"),
         edit(
             watch, "return move(watch, HELD, COMMITTED);",
             "return move(watch, HELD, COMMITTED) || \(wrong(.noCommitment));"),
-        edit(
-            layout, "    while (edge.was_whole && (old & ~PTRECLAIM_MARK_EMPTY) == edge.word) {\n",
-            """
-                if (edge.was_whole && \(wrong(.replacesUnconditionally))) {
-                    __atomic_store_n(
-                        word, edge.word | edge.marks | PAGES_PER_SPAN, __ATOMIC_RELEASE);
-                    return;
-                }
-                while (edge.was_whole && (old & ~PTRECLAIM_MARK_EMPTY) == edge.word) {
-
-            """),
         // The steps.
         edit(
             layout, "    uint32_t *claims = claims_word();\n    if (!layout || !claims ||",
