@@ -39,9 +39,11 @@ EXPORT int ptreclaim_advise(void *address, size_t length, unsigned int advice) {
         }
         break;
     case PTRECLAIM_OFF:
-        is_remembered = ptreclaim_layout_mark(
-            start & ~span_mask, (end + span_mask) & ~span_mask, PTRECLAIM_MARK_OFF,
-            PTRECLAIM_MARK_ON);
+        if (length > 0) {
+            is_remembered = ptreclaim_layout_mark(
+                start & ~span_mask, (end + span_mask) & ~span_mask, PTRECLAIM_MARK_OFF,
+                PTRECLAIM_MARK_ON);
+        }
         // What is being freed now was not marked before.
         ptreclaim_layout_settle();
         break;

@@ -155,6 +155,7 @@ static void marked(void) {
 static void off(void) {
     char *start = map_spans(SPANS);
     CHECK(advise(start, 4 * span, PTRECLAIM_OFF) == 0);
+    CHECK(advise(start + 5 * span + 8192, 0, PTRECLAIM_OFF) == 0); // touches no span
     make_empty(start, SPANS);
     CHECK(go_away(start + 4 * span, 4));
     CHECK(stay(start, 4));
