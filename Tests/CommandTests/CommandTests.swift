@@ -52,6 +52,19 @@ private func ptreclaim(
     }
 
     @Test(
+        "what is as wide as the terminal allows fits 80 columns, and takes more where it may",
+        arguments: [["simulate", "server", "--scale", "1/512"], ["costs", "--rounds", "1"]])
+    func widths(arguments: [String]) async throws {
+        for (columns, isWider) in [(80, false), (200, true)] {
+            let result = try await ptreclaim(arguments, environment: ["COLUMNS": "\(columns)"])
+            #expect(result.status == 0, "\(result)")
+            // The first line of `costs` is the machine's name.
+            let widest = result.output.split(separator: "\n").dropFirst().map(\.count).max() ?? 0
+            #expect(widest <= columns && (widest > 80) == isWider, "\(result)")
+        }
+    }
+
+    @Test(
         "exit status is 1 for a failure and 2 for a usage error, said on stderr",
         arguments: [
             (["inspect", "2"], 1, "ptreclaim inspect: "),

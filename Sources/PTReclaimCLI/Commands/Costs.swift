@@ -45,36 +45,18 @@ struct MeasureCosts: ParsableCommand {
             let text = String(decoding: try costs.json(), as: UTF8.self)
             OutputFile(path: json, command: "costs").write(text)
         }
-        print(costs.measuredOn)
-        print(Self.table(costs, meter))
+        print("\(costs.measuredOn)\ncosts in ns, median and middle half:")
+        for cost in Cost.allCases { print(Self.line(cost, costs, meter.figures[cost])) }
         for cost in Cost.allCases {
             guard let reason = meter.missing[cost] else { continue }
             PTReclaimCommand.note("\(cost.name) keeps its default: \(reason)", command: "costs")
         }
     }
 
-    private static func table(_ costs: Costs, _ meter: CostMeter) -> String {
-        let head = ["cost", "ns", "quarter", "three quarters", "meaning"]
-        let rows = Cost.allCases.map { cost in
-            let figure = meter.figures[cost]
-            return [
-                cost.name, decimal(costs[cost]), figure.map { decimal($0.low) } ?? "default",
-                figure.map { decimal($0.high) } ?? "default", cost.meaning,
-            ]
-        }
-        let widths = head.indices.map { column in
-            ([head] + rows).map { $0[column].count }.max() ?? 0
-        }
-        return ([head] + rows).map { row in
-            row.indices.map { column in
-                let gap = String(repeating: " ", count: widths[column] - row[column].count)
-                return switch column {
-                case 0: row[column] + gap
-                case head.count - 1: row[column]
-                default: gap + row[column]
-                }
-            }.joined(separator: "  ")
-        }.joined(separator: "\n")
+    private static func line(_ cost: Cost, _ costs: Costs, _ figure: CostMeter.Figure?) -> String {
+        let spread = figure.map { "\(decimal($0.low)) to \(decimal($0.high))" } ?? "default"
+        return "  \(cost.name) \(decimal(costs[cost])) (\(spread))"
+            .explained(by: cost.meaning, from: 44)
     }
 
     private static func decimal(_ value: Double) -> String {

@@ -52,10 +52,9 @@ enum Format {
             row("tables freed by", StatsJSON.backendName(page)),
         ]
         for counter in page.counters where all || counter.value > 0 || page.counts(counter.group) {
-            let head = row(counter.name, "\(counter.value)") + "  "
-            let meaning = counter.meaning.wrapped(
-                to: Terminal.textColumns, hanging: 26, behind: head.count)
-            lines += [head + meaning[0]] + meaning.dropFirst()
+            let head = row(counter.name, "\(counter.value)")
+            lines.append(
+                head.explained(by: counter.meaning, from: 26, to: Terminal.textColumns))
         }
         if !page.kept.isEmpty {
             lines.append("tables kept, by reason:")

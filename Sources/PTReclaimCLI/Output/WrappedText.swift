@@ -21,4 +21,11 @@ extension String {
         }
         return lines
     }
+
+    /// A line that begins with this, and `text` from column `column` on, wrapped there.
+    func explained(by text: String, from column: Int, to width: Int = Terminal.columns) -> String {
+        let head = padded(to: column)
+        let lines = text.wrapped(to: width, hanging: column, behind: head.count)
+        return head + lines.joined(separator: "\n")
+    }
 }

@@ -28,13 +28,12 @@ struct SimulatePolicies {
     }
 
     private static func line(_ name: String, _ meaning: String) -> String {
-        "  " + name.padding(toLength: max(34, name.count + 1), withPad: " ", startingAt: 0)
-            + meaning
+        "  \(name)".explained(by: meaning, from: 36)
     }
 
     func run() throws {
         let costs = readCosts()
-        print("\(workload.name): \(workload.meaning)")
+        print("\(workload.name):".explained(by: workload.meaning, from: 2))
         for (name, value) in workload.parameters { print(Self.line(name, value)) }
         print("costs in ns, measured on \(costs.measuredOn):")
         for cost in Cost.allCases { print(Self.line("\(cost) \(costs[cost])", cost.meaning)) }
@@ -69,40 +68,60 @@ struct SimulatePolicies {
         }
     }
 
+    /// One table, or where the terminal is too narrow for it one below the other.
     private static func show(_ rows: [Row]) {
-        let table = TextTable<Row> { row in
-            let outcome = row.outcome
-            let idle = outcome.idleUpperByteCount
-            return [
-                Column(title: "policy", value: outcome.policy.name),
-                Column(title: "VIRT", value: bytes(outcome.end.virtualByteCount), align: .right),
-                Column(title: "RES", value: bytes(outcome.end.residentByteCount), align: .right),
-                Column(title: "VmPTE", value: bytes(outcome.end.vmPTEByteCount), align: .right),
-                Column(title: "waste", value: bytes(outcome.end.wasteByteCount), align: .right),
-                Column(title: "PMD+PUD", value: bytes(outcome.end.upperByteCount), align: .right),
-                Column(title: "idle", value: bytes(idle), align: .right),
-                Column(title: "scanned", value: outcome.work.tablesScanned, align: .right),
-                Column(title: "entries read", value: outcome.work.entriesRead, align: .right),
-                Column(title: "freed", value: outcome.tablesFreed, align: .right),
-                Column(title: "rebuilt", value: outcome.tablesRebuilt, align: .right),
-                Column(title: "CPU s", value: decimal(row.cpuSeconds), align: .right),
-                Column(title: "run s", value: decimal(row.wallSeconds), align: .right),
-                Column(title: "peak", value: bytes(row.peakByteCount), align: .right),
-            ]
+        let whole = TextTable<Row> { [policy($0)] + memory($0) + work($0) }
+        let text = whole.string(for: rows) ?? ""
+        if text.split(separator: "\n").allSatisfy({ $0.count <= Terminal.columns }) {
+            return print(text)
         }
-        table.print(rows)
+        TextTable<Row> { [policy($0)] + memory($0) }.print(rows)
+        TextTable<Row> { [policy($0)] + work($0) }.print(rows)
+    }
+
+    private static func policy(_ row: Row) -> Column {
+        Column(title: "policy", value: row.outcome.policy.name)
+    }
+
+    /// At the end.
+    private static func memory(_ row: Row) -> [Column] {
+        let end = row.outcome.end
+        return [
+            Column(title: "VIRT", value: bytes(end.virtualByteCount), align: .right),
+            Column(title: "RES", value: bytes(end.residentByteCount), align: .right),
+            Column(title: "VmPTE", value: bytes(end.vmPTEByteCount), align: .right),
+            Column(title: "waste", value: bytes(end.wasteByteCount), align: .right),
+            Column(title: "PMD+PUD", value: bytes(end.upperByteCount), align: .right),
+            Column(title: "idle", value: bytes(row.outcome.idleUpperByteCount), align: .right),
+        ]
+    }
+
+    private static func work(_ row: Row) -> [Column] {
+        let outcome = row.outcome
+        return [
+            Column(title: "scanned", value: outcome.work.tablesScanned, align: .right),
+            Column(title: "entries", value: outcome.work.entriesRead, align: .right),
+            Column(title: "freed", value: outcome.tablesFreed, align: .right),
+            Column(title: "rebuilt", value: outcome.tablesRebuilt, align: .right),
+            Column(title: "CPU s", value: short(row.cpuSeconds), align: .right),
+            Column(title: "run s", value: short(row.wallSeconds), align: .right),
+            Column(title: "peak", value: bytes(row.peakByteCount), align: .right),
+        ]
     }
 
     private static func bytes(_ byteCount: UInt) -> String {
         let value = Double(byteCount)
         for (unit, name) in [(0x1p40, "TiB"), (0x1p30, "GiB"), (0x1p20, "MiB")]
         where value >= unit {
-            return "\(decimal(value / unit)) \(name)"
+            return "\(short(value / unit)) \(name)"
         }
         return "\(byteCount >> 10) KiB"
     }
 
-    private static func decimal(_ value: Double) -> String { String(format: "%.2f", value) }
+    /// With three digits, as far as it has a fraction: eleven columns of these fit a terminal.
+    private static func short(_ value: Double) -> String {
+        String(format: "%.\(value < 9.995 ? 2 : value < 99.95 ? 1 : 0)f", value)
+    }
 
     /// The most memory that this process had at one time so far.
     private static func peakByteCount() -> UInt {

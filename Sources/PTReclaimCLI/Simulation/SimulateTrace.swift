@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Foundation
+internal import TextTable
 internal import TraceFile
 
 /// The replay of a recorded workload, as a command shows it.
@@ -41,21 +42,15 @@ struct SimulateTrace {
     }
 
     private func table(_ replay: TraceReplay) -> String {
-        let head = ["seconds", "measured kB", "predicted kB", "difference kB"]
-        let rows = replay.thinned(to: Self.mostRows).map { sample in
+        let table = TextTable<TraceReplay.Sample> { sample in
             [
-                seconds(sample), kilobytes(sample.measured), kilobytes(sample.predicted),
-                kilobytes(sample.difference),
+                Column(title: "seconds", value: seconds(sample), align: .right),
+                Column(title: "measured kB", value: kilobytes(sample.measured), align: .right),
+                Column(title: "predicted kB", value: kilobytes(sample.predicted), align: .right),
+                Column(title: "difference kB", value: kilobytes(sample.difference), align: .right),
             ]
         }
-        let widths = head.indices.map { column in
-            ([head] + rows).map { $0[column].count }.max() ?? 0
-        }
-        return ([head] + rows).map { row in
-            row.indices.map { column in
-                String(repeating: " ", count: widths[column] - row[column].count) + row[column]
-            }.joined(separator: "  ")
-        }.joined(separator: "\n")
+        return table.string(for: replay.thinned(to: Self.mostRows)) ?? ""
     }
 
     private func summary(_ header: TraceReader.Header, _ replay: TraceReplay) -> String {
