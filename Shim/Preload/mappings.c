@@ -103,7 +103,8 @@ static long map(
         note_mapping_of_jemalloc(result, byte_count);
         return result;
     }
-    if (is_error(result) || (flags & MAP_HUGETLB)) {
+    // What grows by faults takes a fence's registration along, as what grows by mremap does.
+    if (is_error(result) || (flags & (MAP_HUGETLB | MAP_GROWSDOWN))) {
         return result;
     }
     if (replaces) {
@@ -138,6 +139,28 @@ EXPORT int munmap(void *address, size_t byte_count) {
     return (int)as_libc(unmap((uintptr_t)address, byte_count));
 }
 
+/// What grows in its place keeps its marks. Where a fence begins inside it, it is more than one mapping,
+/// and that fails.
+static long grow_in_place(
+    struct range old, uintptr_t old_address, size_t old_count, size_t new_count) {
+    // A mapping behind a fence takes its registration along as it grows, and nobody would end that:
+    // who touches what has grown would wait for ever. Only a span that ends with it can be fenced.
+    const bool may_be_fenced = old.end % (2 << 20) == 0;
+    const struct range last = {old.end - (PAGE_MASK + 1), old.end};
+    struct ptreclaim_layout_edges edges = {{0}, {0}};
+    if (may_be_fenced) {
+        edges = ptreclaim_layout_clear(last.start, last.end);
+    }
+    const long result = ptreclaim_mremap(old_address, old_count, new_count, 0, 0);
+    if (may_be_fenced) {
+        ptreclaim_layout_replace(last.start, last.end, edges);
+    }
+    if (!is_error(result)) {
+        ptreclaim_layout_add(old.end, whole_pages(old_address, new_count).end);
+    }
+    return result;
+}
+
 // shmdt finds an attached segment wherever mremap has moved it, and does not come here.
 static bool has_attached;
 
@@ -152,12 +175,8 @@ static long remap(
         return ptreclaim_mremap(old_address, old_count, new_count, flags, new_address);
     }
     if (stays && old_count > 0 && new_count > old_count) {
-        // What grows in its place keeps its marks. Behind a fence it is more than one mapping, and
-        // fails: then once more, when that is over.
-        const long result = ptreclaim_mremap(
-            old_address, old_count, new_count, flags & ~PTRECLAIM_MREMAP_MAYMOVE, 0);
+        const long result = grow_in_place(old, old_address, old_count, new_count);
         if (!is_error(result)) {
-            ptreclaim_layout_add(old.end, whole_pages(old_address, new_count).end);
             return result;
         }
     }

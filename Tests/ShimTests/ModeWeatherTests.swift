@@ -288,6 +288,20 @@ extension ShimTests {
             #expect(inherited.numbers["executed"] ?? 0 > 0, "\(inherited)")
         }
 
+        // MARK: Mappings
+
+        @Test("What grows out of a fence is touched at once", arguments: fencedModes)
+        func growsBesideFences(mode: String) async throws {
+            // Fences take 2 ms.
+            let more = SwitchedShim.environment(slowing: .afterSecondLook).merging(
+                ["PTRECLAIM_DELAY_MS": "1"]) { $1 }
+            let outcome = try await run(
+                ["grows-beside-fences"], mode: mode, more: more,
+                preloading: [SwitchedShim.library()])
+            #expect(!outcome.timedOut)
+            #expect(outcome.numbers["grown"] == 500, "\(outcome)")
+        }
+
         // MARK: Passes
 
         @Test("What is purged between two parts of a pass is looked at when they are over")

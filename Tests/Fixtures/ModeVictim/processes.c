@@ -259,6 +259,28 @@ static void memory_ends(const char *group) {
     serve_and_say("after", true);
 }
 
+/// The last span of a mapping is empty and may be fenced when the mapping grows.
+static void grows_beside_fences(const char *argument) {
+    (void)argument;
+    serve_and_say("before", true);
+    enum { SPAN_BYTES = 2 << 20, PAGE_BYTES = 4096 };
+    char *const start = map_spans(3), *const end = start + 2 * SPAN_BYTES;
+    char *const last = end - PAGE_BYTES;
+    must(munmap(end, SPAN_BYTES) == 0, "munmap");
+    long count = 0;
+    for (int i = 0; i < 500; i++) {
+        *last = 1;
+        madvise(last, PAGE_BYTES, MADV_DONTNEED);
+        nap(i % 4);
+        if (mremap(last, PAGE_BYTES, SPAN_BYTES, 0) == last) {
+            *end = 1;
+            count++;
+            must(mremap(last, SPAN_BYTES, PAGE_BYTES, 0) == last, "mremap");
+        }
+    }
+    say("grown", count);
+}
+
 // ---- children ----------------------------------------------------------------------------------
 
 static void forks(const char *argument) {
@@ -505,7 +527,9 @@ const struct act process_acts[] = {
     {"locks-all", locks_all},
     {"address-space-ends", address_space_ends},
     {"memory-ends", memory_ends},
+    {"grows-beside-fences", grows_beside_fences},
     {"forks", forks},
+    {"purges-beside-forks", purges_beside_forks},
     {"forks-alone", forks_alone},
     {"spawns", spawns},
     {"daemon", becomes_a_daemon},
