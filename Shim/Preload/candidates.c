@@ -13,7 +13,8 @@ static uint64_t put_count, taken_count;
 
 uint64_t ptreclaim_candidates_add(uint64_t first, uint64_t count) {
     const uint64_t put = __atomic_load_n(&put_count, __ATOMIC_RELAXED);
-    if (put - __atomic_load_n(&taken_count, __ATOMIC_RELAXED) >= SLOT_COUNT) {
+    if (put - __atomic_load_n(&taken_count, __ATOMIC_RELAXED) >= SLOT_COUNT
+        || count >> COUNT_BITS) {
         return 0;
     }
     const uint64_t place = __atomic_fetch_add(&put_count, 1, __ATOMIC_RELAXED);

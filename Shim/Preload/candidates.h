@@ -15,7 +15,7 @@ struct ptreclaim_candidates {
     uint64_t first, count;
 };
 
-/// Puts down. Returns a ticket, or 0 where there was no room. Anywhere; no lock, no allocation.
+/// Puts down. Returns a ticket, or 0 where there was no room, or the run is all of user space. Anywhere; no lock, no allocation.
 uint64_t ptreclaim_candidates_add(uint64_t first, uint64_t count);
 
 /// Whether what was put down with that ticket still waits to be taken, and so will be looked at later

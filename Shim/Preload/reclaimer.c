@@ -46,7 +46,7 @@ static uint64_t put_down(uint64_t first, uint64_t count) {
     const uint64_t ticket = ptreclaim_candidates_add(first, count);
     if (!ticket) {
         ptreclaim_count(&stats->candidates_lost, count);
-        __atomic_store_n(&ours->has_lost_candidates, 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&ours->has_lost_candidates, 1, __ATOMIC_SEQ_CST);
     }
     if (!__atomic_load_n(&ours->has_candidates, __ATOMIC_RELAXED)
         && !__atomic_exchange_n(&ours->has_candidates, 1, __ATOMIC_ACQ_REL)) {

@@ -7,6 +7,7 @@
 #include "fence.h"
 #include "layout.h"
 #include "linux_mm.h"
+#include "ptreclaim.h"
 #include "watch.h"
 
 #include <time.h>
@@ -128,6 +129,15 @@ static void scan(struct reclaimer *us) {
     us->sweep_empty = us->sweep_freed = 0;
 }
 
+/// At the next pass.
+static void look_again_at(const struct ptreclaim_candidates *run) {
+    struct ptreclaim_wiped_on_fork *ours = wiped();
+    if (!ptreclaim_candidates_add(run->first, run->count)) {
+        __atomic_store_n(&ours->has_lost_candidates, 1, __ATOMIC_SEQ_CST);
+    }
+    __atomic_store_n(&ours->has_candidates, 1, __ATOMIC_SEQ_CST);
+}
+
 static void look_at_candidates(struct reclaimer *us) {
     struct ptreclaim_wiped_on_fork *ours = wiped();
     if (us->next_run == us->run_count) {
@@ -156,6 +166,9 @@ static void look_at_candidates(struct reclaimer *us) {
             break;
         }
         looked_at += pass.tables_looked_at;
+        if (pass.kept[PTRECLAIM_KEPT_FORKING]) {
+            look_again_at(run); // a fork is soon over, and no other purge may come
+        }
         if (pass.resume) {
             const uint64_t done = pass.resume / span_bytes - run->first;
             run->first += done;

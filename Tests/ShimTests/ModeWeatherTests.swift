@@ -9,6 +9,7 @@ private let modeVictim = PackageFiles.executable("mode-victim")
 /// Empty tables that the fixture makes each time.
 private let all = 24
 private let tooManyMappings = "kept 15"
+private let forking = "kept 17"
 /// With root's privileges, on a kernel with PT_RECLAIM.
 private let hasFence = isRoot && KernelAbilities.backends.contains(.dontneed)
 private let fencedModes = ["madvise", "scan"]
@@ -267,6 +268,14 @@ extension ShimTests {
             #expect(outcome.numbers["child.freed"] ?? 0 >= all, "\(outcome)")
             #expect(outcome.numbers["child.own_page"] == 1, "\(outcome)")
             #expect(outcome.numbers["wrong_children"] == 0, "\(outcome)")
+        }
+
+        @Test("What a fork was in the way of is freed at the next pass")
+        func purgesBesideForks() async throws {
+            let outcome = try await run(["purges-beside-forks"], mode: "madvise")
+            expect(outcome, after: nil, mode: 2)
+            #expect(outcome.numbers[forking] ?? 0 > 0, "\(outcome)")
+            #expect(outcome.numbers["missed"] == 0, "\(outcome)")
         }
 
         @Test("A daemon is served, though its parents have ended", arguments: fencedModes)

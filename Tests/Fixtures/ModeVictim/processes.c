@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -299,6 +300,39 @@ static void forks(const char *argument) {
     }
     say("wrong_children", wrong);
     serve_and_say("after", true);
+}
+
+static void *fork_again_and_again(void *argument) {
+    const atomic_bool *stop = argument;
+    while (!atomic_load(stop)) {
+        const pid_t child = fork();
+        if (child == 0) {
+            _exit(0);
+        }
+        waitpid(child, NULL, 0);
+    }
+    return NULL;
+}
+
+/// While another thread forks almost all the time, as it has a lot to copy.
+static void purges_beside_forks(const char *argument) {
+    (void)argument;
+    serve_and_say("before", true);
+    const size_t count = 256 << 20;
+    char *ballast = mmap(NULL, count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    must(ballast != MAP_FAILED && !madvise(ballast, count, MADV_NOHUGEPAGE), "mmap");
+    memset(ballast, 1, count);
+    static atomic_bool stop;
+    pthread_t forker;
+    must(pthread_create(&forker, NULL, fork_again_and_again, &stop) == 0, "pthread_create");
+    long freed = 0;
+    const long tries = 10;
+    for (long i = 0; i < tries; i++) {
+        freed += serve(2000);
+    }
+    atomic_store(&stop, true);
+    pthread_join(forker, NULL);
+    say("missed", tries * EMPTY - freed);
 }
 
 /// A child that is not to be served, and what it executes.
