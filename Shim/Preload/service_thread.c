@@ -223,6 +223,7 @@ static void count_fences(struct reclaimer *us) {
     struct ptreclaim_stats_page *stats = us->stats;
     ptreclaim_count(&stats->fences, fences->count);
     ptreclaim_count(&stats->fences_met, fences->met_count);
+    ptreclaim_count(&stats->fences_met_ns, fences->met_ns);
     max_counter(&stats->fence_longest_ns, fences->longest_ns);
     for (int i = 0; i < PTRECLAIM_FENCE_BUCKETS; i++) {
         if (fences->met_by_microseconds[i]) {

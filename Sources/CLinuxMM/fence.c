@@ -176,6 +176,7 @@ static void note_length(struct ptreclaim_fences *fences, uint64_t nanoseconds, b
             bucket++;
         }
         fences->met_count++;
+        fences->met_ns += nanoseconds;
         fences->met_by_microseconds[bucket]++;
     }
 }

@@ -84,6 +84,7 @@ import Testing
                 "ptreclaim_fence_met_seconds_bucket{\(who),le=\"3.2e-05\"} 41",
                 "ptreclaim_fence_met_seconds_bucket{\(who),le=\"0.262144\"} 41",
                 "ptreclaim_fence_met_seconds_bucket{\(who),le=\"+Inf\"} 51",
+                "ptreclaim_fence_met_seconds_sum{\(who)} 0.0125",
                 "ptreclaim_fence_met_seconds_count{\(who)} 51",
             ] { #expect(samples.contains(Substring(sample)), "\(sample)") }
             let info = try #require(samples.first { $0.hasPrefix("ptreclaim_info{") })

@@ -20,6 +20,7 @@ enum { PTRECLAIM_FENCE_BUCKETS = 20 };
 struct ptreclaim_fences {
     uint64_t count;
     uint64_t met_count;  // of these, fences at which a thread had to wait
+    uint64_t met_ns;     // and how long those were together
     uint64_t longest_ns; // from before UFFDIO_REGISTER until after UFFDIO_WAKE
     /// Fences that were met, by their length: below 2^i us, the last one all the rest.
     uint64_t met_by_microseconds[PTRECLAIM_FENCE_BUCKETS];

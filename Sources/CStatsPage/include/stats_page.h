@@ -23,7 +23,7 @@ extern "C" {
 #endif
 
 #define PTRECLAIM_STATS_MAGIC 0x7374617473727470ull // "ptrstats", little-endian
-#define PTRECLAIM_STATS_VERSION 2u
+#define PTRECLAIM_STATS_VERSION 3u
 #define PTRECLAIM_STATS_NAME "ptreclaim-stats"
 
 // Why the library does nothing, or leaves an arena alone. One list for the page, for the line that
@@ -82,6 +82,7 @@ extern "C" {
     X(tables_empty_now, "empty PTE tables that the last whole sweep has seen and left (a gauge)") \
     X(fences, "fences") \
     X(fences_met, "of these, fences at which a thread had to wait") \
+    X(fences_met_ns, "the length of all fences at which a thread had to wait, together") \
     X(fence_longest_ns, "the longest fence, from before UFFDIO_REGISTER until after UFFDIO_WAKE") \
     X(layout_waits, "waits of a thread that unmaps, moves or replaces, until a span was let go") \
     X(layout_longest_ns, "the longest of these") \

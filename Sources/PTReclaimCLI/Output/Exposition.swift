@@ -3,9 +3,7 @@
 /// Metrics in Prometheus's text format: each family once, with all its samples.
 struct Exposition {
     enum Kind: String {
-        case counter, gauge
-        /// Prometheus computes with it as with the others.
-        case untyped
+        case counter, gauge, histogram
     }
 
     struct Labels {
@@ -26,15 +24,18 @@ struct Exposition {
     private var families: [String: Family] = [:]
     private var order: [String] = []
 
-    /// - Parameter value: in base units, bytes or seconds.
+    /// - Parameters:
+    ///   - value: in base units, bytes or seconds.
+    ///   - suffix: which of the samples of a histogram this is.
     mutating func add(
-        _ name: String, _ kind: Kind, _ help: String, _ labels: Labels, _ value: String
+        _ name: String, _ kind: Kind, _ help: String, _ labels: Labels, _ value: String,
+        suffix: String = ""
     ) {
         if families[name] == nil {
             families[name] = Family(help: help, kind: kind)
             order.append(name)
         }
-        families[name]?.samples.append("\(name)\(Self.text(labels)) \(value)")
+        families[name]?.samples.append("\(name)\(suffix)\(Self.text(labels)) \(value)")
     }
 
     /// Ends with a newline unless it is empty.

@@ -121,9 +121,13 @@ struct ProcessMetrics {
         }
     }
 
-    /// A histogram in all but its type: the library keeps no sum of these times, and
-    /// node_exporter would make a sum of 0 of one that is missing.
     private func addFences(_ page: StatsPage, to exposition: inout Exposition) {
+        func add(_ suffix: String, _ labels: Exposition.Labels, _ value: String) {
+            exposition.add(
+                "ptreclaim_fence_met_seconds", .histogram,
+                "Fences at which a thread had to wait, by the length of the fence.", labels, value,
+                suffix: suffix)
+        }
         let counts = page.fencesMetByMicroseconds
         var sum: UInt64 = 0
         for (index, count) in counts.enumerated() {
@@ -131,14 +135,10 @@ struct ProcessMetrics {
             let (whole, isTooLarge) = sum.addingReportingOverflow(count)
             sum = isTooLarge ? .max : whole
             let bound = index < counts.count - 1 ? "\(Double(1 << index) / 1e6)" : "+Inf"
-            exposition.add(
-                "ptreclaim_fence_met_seconds_bucket", .untyped,
-                "Fences at which a thread had to wait, by the length of the fence.",
-                labels.adding("le", bound), "\(sum)")
+            add("_bucket", labels.adding("le", bound), "\(sum)")
         }
-        exposition.add(
-            "ptreclaim_fence_met_seconds_count", .untyped,
-            "Fences at which a thread had to wait.", labels, "\(sum)")
+        add("_sum", labels, "\(Double(page["fences_met_ns"] ?? 0) / 1e9)")
+        add("_count", labels, "\(sum)")
     }
 
     /// As the process calls itself: /proc/PID/status shows some signs escaped.

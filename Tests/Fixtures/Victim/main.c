@@ -609,6 +609,7 @@ static void wait_with_numbers(void) {
     page->tables_freed = 4711;
     page->kept[1] = 5;
     page->kept[PTRECLAIM_STATS_REASONS - 1] = 7;
+    page->fences_met_ns = 12500000;
     page->fences_met_by_microseconds[3] = 40;
     page->fences_met_by_microseconds[5] = 1;
     page->fences_met_by_microseconds[PTRECLAIM_STATS_BUCKETS - 1] = 10;
