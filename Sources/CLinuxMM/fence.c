@@ -209,6 +209,10 @@ long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintp
         result = free_what_is_still_empty(fence, start, end);
         was_met = fence->fences && is_met(fence->userfaultfd);
         struct ptreclaim_uffd_range range = registration.range;
+        // A VMA that grows by mremap takes the registration along.
+        if (fence->growth_end > end) {
+            range.len = fence->growth_end - start;
+        }
         long unregistered =
             ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_UNREGISTER, &range);
         // UNREGISTER wakes before it takes the VMA's lock, so a fault can queue behind that wake.

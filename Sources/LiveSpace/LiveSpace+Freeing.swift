@@ -50,6 +50,8 @@ extension LiveSpace {
         guard let service = unsafe service, unsafe ptreclaim_service_userfaultfd(service) >= 0
         else { return .fenceUnavailable }
         var fence = unsafe fence(of: service)
+        // What the service thread claims does not grow meanwhile.
+        if servable == nil { unsafe fence.growth_end = growthEnd(of: mapping, behind: run) }
         unsafe fence.may_wait_for_forks =
             unsafe !service.pointee.has_met_forks && !service.pointee.must_not_wait
         if backend != .dontneed {
@@ -84,6 +86,15 @@ extension LiveSpace {
         unsafe fence.has_pagemap_scan = showsTables
         unsafe fence.how = UInt32(PTRECLAIM_FENCED_DONTNEED.rawValue)
         return unsafe fence
+    }
+
+    /// To where a VMA that ends with `run` may grow: through the hole behind it. Zero: nowhere.
+    private func growthEnd(of mapping: Mapping, behind run: SpanRun) -> UInt {
+        var vma = ptreclaim_vma()
+        guard mapping.range.end <= run.end, unsafe ptreclaim_find_vma(maps, run.end, &vma) == 0,
+            Int(vma.kind) == Int(PTRECLAIM_VMA_HOLE.rawValue)
+        else { return 0 }
+        return min(vma.end, PageGeometry.userSpaceEnd - PageGeometry.pageByteCount)
     }
 
     /// Whether another userfaultfd has the VMA at `address`, and for what.

@@ -76,6 +76,7 @@ extension ShimTests {
             Weather(name: "setuid"),
             Weather(name: "signals"),
             Weather(name: "fork-in-handler"),
+            Weather(name: "grows"),
         ]
 
         @Test("No weather loses a write or hangs anybody, parent or child", arguments: weathers)
@@ -148,6 +149,10 @@ extension ShimTests {
                 name: "no-wake", file: "Sources/CLinuxMM/fence.c",
                 original: "ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_WAKE, &range)",
                 replacement: "0", options: sharp, finding: .hang),
+            Mutation(
+                name: "what-grows-stays-registered", file: "Sources/CLinuxMM/fence.c",
+                original: "range.len = fence->growth_end - start;", replacement: "",
+                options: sharp + ["--weather", "grows"], finding: .hang),
             Mutation(
                 name: "no-close-when-unregister-fails", file: "Sources/CLinuxMM/fence.c",
                 original: "            ptreclaim_close(fence->userfaultfd);\n", replacement: "",

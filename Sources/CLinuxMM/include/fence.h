@@ -25,6 +25,7 @@ struct ptreclaim_fence {
     uint32_t how;        // a ptreclaim_fenced_free
     int protection;      // of the VMA; what a MAP_FIXED maps again
     bool is_noreserve;   // the same
+    uintptr_t growth_end; // to where the VMA may grow out of the fence; 0: it does not
     struct ptreclaim_watch *_Nullable watch;   // NULL: nobody else opens it
     struct ptreclaim_fences *_Nullable fences; // where it is counted
     bool was_up;         // out: the range was fenced; an error is of the look or of the free

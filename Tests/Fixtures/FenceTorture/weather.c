@@ -483,6 +483,44 @@ static bool went_through(void) {
     return was_felt("the end of a call", step.due >= step.length / 2);
 }
 
+// ---- a mapping that grows ----------------------------------------------------------------------
+
+static char *growing; // one span, and a hole behind it that nobody else looks into
+
+static void map_growing(void) {
+    char *const place = (char *)0x300000000000;
+    growing = mmap(place, SPAN_BYTES, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (growing != place) {
+        perror("mmap");
+        _exit(USAGE);
+    }
+    madvise(growing, SPAN_BYTES, MADV_NOHUGEPAGE);
+}
+
+/// One thread calls for the mapping, another lets it grow, and writes to what has grown.
+static void grow(struct worker *worker) {
+    if (worker->owner % 2) {
+        struct ptreclaim_report report = {.size = sizeof(report)};
+        (void)reclaim(growing, SPAN_BYTES, PTRECLAIM_SHARED, &report);
+        return;
+    }
+    char *const end = growing + SPAN_BYTES, *const last = end - PAGE_BYTES;
+    *last = 1;
+    madvise(last, PAGE_BYTES, MADV_DONTNEED);
+    for (volatile uint64_t i = next(&worker->random) % 8192; i > 0; i--) {
+    }
+    // Where a fence is being put up it is two mappings for a moment.
+    if (mremap(last, PAGE_BYTES, 2 * PAGE_BYTES, 0) == last) {
+        *end = 1;
+        atomic_fetch_add(&counters->weather, 1);
+        if (mremap(last, 2 * PAGE_BYTES, PAGE_BYTES, 0) != last) {
+            perror("mremap");
+            _exit(USAGE);
+        }
+    }
+}
+
 // ---- the end of the process --------------------------------------------------------------------
 
 void end_abruptly(void) {
@@ -519,6 +557,7 @@ static const struct weather weathers[] = {
      .blow = interrupt_caller, .was_felt = forked_inside},
     {.name = "fork-at-each-step", .thread_count = 1, .prepare = expect_traps,
      .blow = step_through_call, .was_felt = went_through},
+    {.name = "grows", .thread_count = 2, .prepare = map_growing, .blow = grow},
     {.name = "exit", .ends_abruptly = true},
 };
 
