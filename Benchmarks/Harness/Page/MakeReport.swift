@@ -12,7 +12,7 @@ struct MakeReport: ParsableCommand {
             (schema \(ReportDocument.schema)); files of these names are replaced. Page tables over \
             time as `allocators` plays them, speed as `modes` and `speed`, waits as `waits`. Both \
             files are written behind each measurement, so a run that was stopped leaves a page, too. \
-            What cannot be measured here is a sentence on the page. 25 to 30 minutes and 8 GB of \
+            What cannot be measured here is a sentence on the page. 15 to 30 minutes and 8 GB of \
             memory; 5 minutes with --quick.
             """)
 

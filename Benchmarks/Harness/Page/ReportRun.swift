@@ -11,7 +11,7 @@ struct ReportRun {
     let command: String
 
     /// What it takes on two cores.
-    var minutes: String { isQuick ? "5" : "25 to 30" }
+    var minutes: String { isQuick ? "5" : "15 to 30" }
 
     /// - Parameter save: called behind each measurement: who stops it keeps what there is.
     func play(save: (ReportDocument) throws -> Void) throws {
