@@ -50,8 +50,7 @@ extension LiveSpace {
         guard let service = unsafe service, unsafe ptreclaim_service_userfaultfd(service) >= 0
         else { return .fenceUnavailable }
         var fence = unsafe fence(of: service)
-        // What the service thread claims does not grow meanwhile.
-        if servable == nil { unsafe fence.growth_end = growthEnd(of: mapping, behind: run) }
+        unsafe fence.growth_end = growthEnd(of: mapping, behind: run)
         unsafe fence.may_wait_for_forks =
             unsafe !service.pointee.has_met_forks && !service.pointee.must_not_wait
         if backend != .dontneed {

@@ -311,6 +311,19 @@ extension ShimTests {
             #expect(outcome.numbers["grown"] == 500, "\(outcome)")
         }
 
+        @Test("Nor does it wait for a service thread that does not get on, once the watchdog looks")
+        func growsBesideStoppedFence() async throws {
+            let more = SwitchedShim.environment(stopping: .afterRegister).merging(
+                ["PTRECLAIM_DELAY_MS": "1"]) { $1 }
+            let outcome = try await run(
+                ["grows-beside-fences"], mode: "madvise", more: more,
+                preloading: [SwitchedShim.library()])
+            #expect(outcome.numbers["grown"] == 500, "\(outcome)")
+            // At the fence that stops it waits for the watchdog, and not for the second.
+            let longest = try #require(outcome.numbers["longest_ms"])
+            #expect((90..<700).contains(longest), "\(outcome)")
+        }
+
         // MARK: Passes
 
         @Test("What is purged between two parts of a pass is looked at when they are over")
