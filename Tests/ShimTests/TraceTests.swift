@@ -83,7 +83,7 @@ extension ShimTests {
             #expect(outcome.status == 0 && outcome.errors.isEmpty, "\(outcome)")
             let replay = try TraceReplay(TraceReader(path: trace))
             let lines = outcome.output.split(separator: "\n")
-            #expect(lines[0].contains("measured kB  predicted kB  difference kB"))
+            #expect(lines[0].hasSuffix("measured kB predicted kB difference kB"))
             let counts = "\(replay.eventCount) events and \(replay.samples.count) samples"
             #expect(lines.contains(Substring(counts)))
             #expect(lines.last?.hasPrefix("difference: median ") == true, "\(outcome)")
