@@ -98,7 +98,7 @@ static bool is_kept(int span) { return span % KEPT_EVERY == KEPT_EVERY - 1; }
 
 static char *page_of(int span) { return memory + (size_t)span * SPAN_BYTES + 3 * PAGE_BYTES; }
 
-char *map_spans(int spans) {
+static char *map_spans(int spans) {
     const size_t count = (size_t)(spans + 1) * SPAN_BYTES;
     char *mapped = mmap(NULL, count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     must(mapped != MAP_FAILED, "mmap");

@@ -12,9 +12,6 @@
 enum { SPANS = 32, KEPT_EVERY = 4, EMPTY = SPANS - SPANS / KEPT_EVERY };
 enum { WRONG = 1, USAGE = 2, SKIPPED = 77 };
 
-/// Whole spans, without huge pages, and at most one behind them.
-char *map_spans(int spans);
-
 /// Makes EMPTY empty tables, waits until that many were freed, or the limit is over, and checks every
 /// byte. Returns how many were freed.
 long serve(long milliseconds);
