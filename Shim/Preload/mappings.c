@@ -142,7 +142,7 @@ EXPORT int munmap(void *address, size_t byte_count) {
 /// What grows in its place keeps its marks. Where a fence begins inside it, it is more than one mapping,
 /// and that fails.
 static long grow_in_place(
-    struct range old, uintptr_t old_address, size_t old_count, size_t new_count) {
+    struct range old, uintptr_t old_address, size_t old_count, size_t new_count, int flags) {
     // A mapping behind a fence takes its registration along as it grows, and nobody would end that:
     // who touches what has grown would wait for ever. Only a span that ends with it can be fenced.
     const bool may_be_fenced = old.end % (2 << 20) == 0;
@@ -151,7 +151,8 @@ static long grow_in_place(
     if (may_be_fenced) {
         edges = ptreclaim_layout_clear(last.start, last.end);
     }
-    const long result = ptreclaim_mremap(old_address, old_count, new_count, 0, 0);
+    const long result = ptreclaim_mremap(
+        old_address, old_count, new_count, flags & ~PTRECLAIM_MREMAP_MAYMOVE, 0);
     if (may_be_fenced) {
         ptreclaim_layout_replace(last.start, last.end, edges);
     }
@@ -175,7 +176,7 @@ static long remap(
         return ptreclaim_mremap(old_address, old_count, new_count, flags, new_address);
     }
     if (stays && old_count > 0 && new_count > old_count) {
-        const long result = grow_in_place(old, old_address, old_count, new_count);
+        const long result = grow_in_place(old, old_address, old_count, new_count, flags);
         if (!is_error(result)) {
             return result;
         }

@@ -305,10 +305,11 @@ extension ShimTests {
             let more = SwitchedShim.environment(slowing: .afterSecondLook).merging(
                 ["PTRECLAIM_DELAY_MS": "1"]) { $1 }
             let outcome = try await run(
-                ["grows-beside-fences"], mode: mode, more: more,
+                ["grows-beside-fences", "2000"], mode: mode, more: more,
                 preloading: [SwitchedShim.library()])
             #expect(!outcome.timedOut)
-            #expect(outcome.numbers["grown"] == 500, "\(outcome)")
+            #expect(outcome.numbers["grown"] == 2000, "\(outcome)")
+            #expect(outcome.numbers["fences"] ?? 0 > 0, "\(outcome)")
         }
 
         @Test("Nor does it wait for a service thread that does not get on, once the watchdog looks")
@@ -316,9 +317,9 @@ extension ShimTests {
             let more = SwitchedShim.environment(stopping: .afterRegister).merging(
                 ["PTRECLAIM_DELAY_MS": "1"]) { $1 }
             let outcome = try await run(
-                ["grows-beside-fences"], mode: "madvise", more: more,
+                ["grows-beside-fences", "4000"], mode: "madvise", more: more,
                 preloading: [SwitchedShim.library()])
-            #expect(outcome.numbers["grown"] == 500, "\(outcome)")
+            #expect(outcome.numbers["grown"] == 4000, "\(outcome)")
             // At the fence that stops it waits for the watchdog, and not for the second.
             let longest = try #require(outcome.numbers["longest_ms"])
             #expect((90..<700).contains(longest), "\(outcome)")

@@ -54,7 +54,7 @@ struct ptreclaim_layout_edges {
     struct ptreclaim_layout_edge first, last;
 };
 
-/// `start ..< end` is about to be unmapped, moved or replaced. Waits while any of it is claimed:
+/// `start ..< end` is about to be unmapped, moved or replaced, or to grow. Waits while any of it is claimed:
 /// for some system calls of the service thread.
 struct ptreclaim_layout_edges ptreclaim_layout_clear(uintptr_t start, uintptr_t end);
 

@@ -79,6 +79,7 @@ void say_page(const char *prefix) {
     }
     printf("%sown_page: %d\n", prefix, page->pid == getpid());
     printf("%smode: %u\n%spasses: %lu\n", prefix, page->mode, prefix, (unsigned long)page->passes);
+    printf("%sfences: %lu\n", prefix, (unsigned long)page->fences);
 #define X(field, text) \
     if (page->refused_##field) { \
         printf("%srefused_" #field ": %lu\n", prefix, (unsigned long)page->refused_##field); \

@@ -261,9 +261,9 @@ static void memory_ends(const char *group) {
     serve_and_say("after", true);
 }
 
-/// The last span of a mapping is empty and may be fenced when the mapping grows.
+/// The last span of a mapping is empty and may be fenced when the mapping grows: so many times.
 static void grows_beside_fences(const char *argument) {
-    (void)argument;
+    const long times = strtol(argument, NULL, 10);
     enum { SPAN_BYTES = 2 << 20, PAGE_BYTES = 4096 };
     // Where nobody else looks for room: the hole behind it stays one.
     char *const place = (char *)0x300000000000;
@@ -272,7 +272,7 @@ static void grows_beside_fences(const char *argument) {
     must(start == place && !madvise(start, SPAN_BYTES, MADV_NOHUGEPAGE), "mmap");
     char *const end = start + SPAN_BYTES, *const last = end - PAGE_BYTES;
     long count = 0, longest_ms = 0;
-    for (int i = 0; i < 500; i++) {
+    for (long i = 0; i < times; i++) {
         *last = 1;
         madvise(last, PAGE_BYTES, MADV_DONTNEED);
         nap(i % 4);
@@ -288,6 +288,8 @@ static void grows_beside_fences(const char *argument) {
             must(mremap(last, SPAN_BYTES, PAGE_BYTES, 0) == last, "mremap");
         }
     }
+    const int no_flag = 0x100;
+    must(mremap(last, PAGE_BYTES, SPAN_BYTES, no_flag) == MAP_FAILED && errno == EINVAL, "mremap");
     say("grown", count);
     say("longest_ms", longest_ms);
 }
