@@ -181,6 +181,12 @@ static void note_length(struct ptreclaim_fences *fences, uint64_t nanoseconds, b
     }
 }
 
+void ptreclaim_fence_open(int userfaultfd, uintptr_t start, uintptr_t end) {
+    struct ptreclaim_uffd_range all = {start, end - start};
+    ptreclaim_ioctl(userfaultfd, PTRECLAIM_UFFDIO_UNREGISTER, &all);
+    ptreclaim_ioctl(userfaultfd, PTRECLAIM_UFFDIO_WAKE, &all);
+}
+
 long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end) {
     uint32_t *word = gate();
     if (!word) {
@@ -209,10 +215,6 @@ long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintp
         result = free_what_is_still_empty(fence, start, end);
         was_met = fence->fences && is_met(fence->userfaultfd);
         struct ptreclaim_uffd_range range = registration.range;
-        // A VMA that grows by mremap takes the registration along.
-        if (fence->growth_end > end) {
-            range.len = fence->growth_end - start;
-        }
         long unregistered =
             ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_UNREGISTER, &range);
         // UNREGISTER wakes before it takes the VMA's lock, so a fault can queue behind that wake.

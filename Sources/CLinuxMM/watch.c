@@ -58,9 +58,7 @@ static void open_up(struct ptreclaim_watch *watch) {
     const uintptr_t first = __atomic_load_n(&watch->first, __ATOMIC_RELAXED);
     const uintptr_t last = __atomic_load_n(&watch->last, __ATOMIC_RELAXED);
     if (watch->userfaultfd >= 0) {
-        struct ptreclaim_uffd_range range = {first, last - first};
-        ptreclaim_ioctl(watch->userfaultfd, PTRECLAIM_UFFDIO_UNREGISTER, &range);
-        ptreclaim_ioctl(watch->userfaultfd, PTRECLAIM_UFFDIO_WAKE, &range);
+        ptreclaim_fence_open(watch->userfaultfd, first, last);
     }
     ptreclaim_layout_release(first, last);
     ptreclaim_open_fork_gate();

@@ -50,7 +50,6 @@ extension LiveSpace {
         guard let service = unsafe service, unsafe ptreclaim_service_userfaultfd(service) >= 0
         else { return .fenceUnavailable }
         var fence = unsafe fence(of: service)
-        unsafe fence.growth_end = growthEnd(of: mapping, behind: run)
         unsafe fence.may_wait_for_forks =
             unsafe !service.pointee.has_met_forks && !service.pointee.must_not_wait
         if backend != .dontneed {
@@ -62,8 +61,10 @@ extension LiveSpace {
             unsafe fence.protection = plain.protection
             unsafe fence.is_noreserve = plain.isNoReserve
         }
+        let neighbors = Neighbors(of: run, maps: maps)
         let result = unsafe ptreclaim_fenced_free(&fence, run.start, run.end)
         unsafe service.pointee.userfaultfd = fence.userfaultfd
+        unsafe letGoOfWhatGrew(out: run, since: neighbors, service)
         guard result < 0 else { return nil }
         if result == -Int(ECANCELED) { return .fenceUnavailable }
         if unsafe fence.was_up { return .backendFailed }
@@ -78,6 +79,30 @@ extension LiveSpace {
         }
     }
 
+    /// A VMA that grows out of a fence, by mremap or as a stack (MAP_GROWSDOWN), takes the
+    /// registration along; no query tells which VMA has one.
+    private func letGoOfWhatGrew(
+        out run: SpanRun, since before: Neighbors,
+        _ service: UnsafeMutablePointer<ptreclaim_service>
+    ) {
+        var known = before
+        // Another change may come in between, but not for ever.
+        for _ in 0..<100 {
+            let neighbors = Neighbors(of: run, maps: maps)
+            let userfaultfd = unsafe service.pointee.userfaultfd
+            guard neighbors != known, userfaultfd >= 0 else { return }
+            known = neighbors
+            guard backend == .dontneed else { break }
+            ptreclaim_fence_open(userfaultfd, known.beneath.start, known.beneath.end)
+            ptreclaim_fence_open(userfaultfd, known.behind.start, known.behind.end)
+        }
+        // An older kernel would take away somebody else's registration, too. Closing ends our own,
+        // wherever they are.
+        _ = unsafe ptreclaim_close(service.pointee.userfaultfd)
+        unsafe service.pointee.userfaultfd = -1
+        unsafe service.pointee.has_tried_userfaultfd = false
+    }
+
     /// A fence of the service thread, that frees by DONTNEED.
     func fence(of service: UnsafeMutablePointer<ptreclaim_service>) -> ptreclaim_fence {
         var fence = unsafe ptreclaim_service_fence(service)
@@ -85,15 +110,6 @@ extension LiveSpace {
         unsafe fence.has_pagemap_scan = showsTables
         unsafe fence.how = UInt32(PTRECLAIM_FENCED_DONTNEED.rawValue)
         return unsafe fence
-    }
-
-    /// To where a VMA that ends with `run` may grow: through the hole behind it. Zero: nowhere.
-    private func growthEnd(of mapping: Mapping, behind run: SpanRun) -> UInt {
-        var vma = ptreclaim_vma()
-        guard mapping.range.end <= run.end, unsafe ptreclaim_find_vma(maps, run.end, &vma) == 0,
-            Int(vma.kind) == Int(PTRECLAIM_VMA_HOLE.rawValue)
-        else { return 0 }
-        return min(vma.end, PageGeometry.userSpaceEnd - PageGeometry.pageByteCount)
     }
 
     /// Whether another userfaultfd has the VMA at `address`, and for what.
@@ -126,6 +142,28 @@ extension LiveSpace {
         return PlainMapping(
             protection: protection,
             isNoReserve: flags & Int(PTRECLAIM_VMA_NORESERVE) != 0)
+    }
+}
+
+/// What lies around a run: the rest of its VMA, or at its ends the next VMA.
+private struct Neighbors: Equatable {
+    let beneath: AddressRange
+    let behind: AddressRange
+
+    init(of run: SpanRun, maps: Int32) {
+        let own = Self.extent(at: run.start, maps)
+        beneath =
+            own.start < run.start || run.start == 0 ? own : Self.extent(at: run.start - 1, maps)
+        behind = own.end > run.end ? own : Self.extent(at: run.end, maps)
+    }
+
+    /// Empty for a hole, and where there is no telling.
+    private static func extent(at address: UInt, _ maps: Int32) -> AddressRange {
+        var vma = ptreclaim_vma()
+        guard unsafe ptreclaim_find_vma(maps, address, &vma) == 0,
+            Int(vma.kind) != Int(PTRECLAIM_VMA_HOLE.rawValue)
+        else { return AddressRange(start: address, end: address) }
+        return AddressRange(start: vma.start, end: vma.end)
     }
 }
 

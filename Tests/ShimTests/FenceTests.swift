@@ -77,6 +77,7 @@ extension ShimTests {
             Weather(name: "signals"),
             Weather(name: "fork-in-handler"),
             Weather(name: "grows"),
+            Weather(name: "grows-down"),
         ]
 
         @Test("No weather loses a write or hangs anybody, parent or child", arguments: weathers)
@@ -108,7 +109,8 @@ extension ShimTests {
             let original: String
             let replacement: String
             let options: [String]
-            var seconds = 30
+            /// At most: what is found out ends the run.
+            var seconds = 120
             let finding: Finding
             var testDescription: String { name }
         }
@@ -150,9 +152,16 @@ extension ShimTests {
                 original: "ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_WAKE, &range)",
                 replacement: "0", options: sharp, finding: .hang),
             Mutation(
-                name: "what-grows-stays-registered", file: "Sources/CLinuxMM/fence.c",
-                original: "range.len = fence->growth_end - start;", replacement: "",
+                name: "what-grows-stays-registered",
+                file: "Sources/LiveSpace/LiveSpace+Freeing.swift",
+                original: "unsafe letGoOfWhatGrew(out: run, since: neighbors, service)",
+                replacement: "_ = neighbors",
                 options: sharp + ["--weather", "grows"], finding: .hang),
+            Mutation(
+                name: "what-grows-down-stays-registered",
+                file: "Sources/LiveSpace/LiveSpace+Freeing.swift",
+                original: "Self.extent(at: run.start - 1, maps)", replacement: "own",
+                options: sharp + ["--weather", "grows-down"], finding: .hang),
             Mutation(
                 name: "no-close-when-unregister-fails", file: "Sources/CLinuxMM/fence.c",
                 original: "            ptreclaim_close(fence->userfaultfd);\n", replacement: "",
@@ -189,7 +198,7 @@ extension ShimTests {
             Mutation(
                 name: "glibcs-signals-blocked", file: "Sources/CLinuxMM/service.c",
                 original: "~(3ull << 31)", replacement: "~0ull",
-                options: sharp + ["--weather", "setuid"], finding: .hang),
+                options: sharp + ["--weather", "setuid"], seconds: 5, finding: .hang),
             Mutation(
                 name: "forgets-that-it-may-be-a-child", file: "Sources/CLinuxMM/service.c",
                 original: "if (request != LEFT) {",

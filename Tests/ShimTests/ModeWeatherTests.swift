@@ -299,13 +299,15 @@ extension ShimTests {
 
         // MARK: Mappings
 
-        @Test("What grows out of a fence is touched at once", arguments: fencedModes)
-        func growsBesideFences(mode: String) async throws {
+        @Test(
+            "What grows out of a fence is touched at once", arguments: fencedModes,
+            ["grows-beside-fences", "grows-unseen-beside-fences"])
+        func growsBesideFences(mode: String, act: String) async throws {
             // Fences take 2 ms.
             let more = SwitchedShim.environment(slowing: .afterSecondLook).merging(
                 ["PTRECLAIM_DELAY_MS": "1"]) { $1 }
             let outcome = try await run(
-                ["grows-beside-fences", "2000"], mode: mode, more: more,
+                [act, "2000"], mode: mode, more: more,
                 preloading: [SwitchedShim.library()])
             #expect(!outcome.timedOut)
             #expect(outcome.numbers["grown"] == 2000, "\(outcome)")

@@ -25,7 +25,6 @@ struct ptreclaim_fence {
     uint32_t how;        // a ptreclaim_fenced_free
     int protection;      // of the VMA; what a MAP_FIXED maps again
     bool is_noreserve;   // the same
-    uintptr_t growth_end; // to where the VMA may grow out of the fence; 0: it does not
     struct ptreclaim_watch *_Nullable watch;   // NULL: nobody else opens it
     struct ptreclaim_fences *_Nullable fences; // where it is counted
     bool was_up;         // out: the range was fenced; an error is of the look or of the free
@@ -58,6 +57,10 @@ long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintp
 /// Frees the tables of spans that need no fence, and that the watchdog may open all the same.
 /// Returns 0 or -errno, -ECANCELED as above.
 long ptreclaim_watched_free(struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end);
+
+/// Ends what `userfaultfd` has registered in `start ..< end`, page-aligned and inside one VMA, and lets
+/// go on who waits there. Where it has nothing registered, nothing happens (Linux 6.13 and newer).
+void ptreclaim_fence_open(int userfaultfd, uintptr_t start, uintptr_t end);
 
 /// Keeps fences and forks apart from now on. Returns 0 or -errno.
 int ptreclaim_install_fork_gate(void);

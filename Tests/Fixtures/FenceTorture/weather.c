@@ -485,12 +485,12 @@ static bool went_through(void) {
 
 // ---- a mapping that grows ----------------------------------------------------------------------
 
-static char *growing; // one span, and a hole behind it that nobody else looks into
+static char *growing; // one span, and holes around it that nobody else looks into
 
-static void map_growing(void) {
+static void map_growing_by(int flags) {
     char *const place = (char *)0x300000000000;
     growing = mmap(place, SPAN_BYTES, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | flags, -1, 0);
     if (growing != place) {
         perror("mmap");
         _exit(USAGE);
@@ -498,18 +498,35 @@ static void map_growing(void) {
     madvise(growing, SPAN_BYTES, MADV_NOHUGEPAGE);
 }
 
-/// One thread calls for the mapping, another lets it grow, and writes to what has grown.
+static void map_growing(void) { map_growing_by(0); }
+
+static void map_stack(void) { map_growing_by(MAP_GROWSDOWN); }
+
+/// One thread calls for the mapping, the others let it grow.
+static bool has_called_for_it(const struct worker *worker) {
+    if (worker->owner % 2 == 0) {
+        return false;
+    }
+    struct ptreclaim_report report = {.size = sizeof(report)};
+    (void)reclaim(growing, SPAN_BYTES, PTRECLAIM_SHARED, &report);
+    return true;
+}
+
+/// Makes the table an empty one, and gives the other thread the time to put up a fence.
+static void empty(struct worker *worker, char *page) {
+    *page = 1;
+    madvise(page, PAGE_BYTES, MADV_DONTNEED);
+    for (volatile uint64_t i = next(&worker->random) % 8192; i > 0; i--) {
+    }
+}
+
+/// Grows by mremap, and writes to what has grown.
 static void grow(struct worker *worker) {
-    if (worker->owner % 2) {
-        struct ptreclaim_report report = {.size = sizeof(report)};
-        (void)reclaim(growing, SPAN_BYTES, PTRECLAIM_SHARED, &report);
+    if (has_called_for_it(worker)) {
         return;
     }
     char *const end = growing + SPAN_BYTES, *const last = end - PAGE_BYTES;
-    *last = 1;
-    madvise(last, PAGE_BYTES, MADV_DONTNEED);
-    for (volatile uint64_t i = next(&worker->random) % 8192; i > 0; i--) {
-    }
+    empty(worker, last);
     // Where a fence is being put up it is two mappings for a moment.
     if (mremap(last, PAGE_BYTES, 2 * PAGE_BYTES, 0) == last) {
         *end = 1;
@@ -518,6 +535,21 @@ static void grow(struct worker *worker) {
             perror("mremap");
             _exit(USAGE);
         }
+    }
+}
+
+/// A stack grows by the write itself.
+static void grow_down(struct worker *worker) {
+    if (has_called_for_it(worker)) {
+        return;
+    }
+    empty(worker, growing);
+    char *const beneath = growing - PAGE_BYTES;
+    *(volatile char *)beneath = 1;
+    atomic_fetch_add(&counters->weather, 1);
+    if (munmap(beneath, PAGE_BYTES) != 0) {
+        perror("munmap");
+        _exit(USAGE);
     }
 }
 
@@ -558,6 +590,7 @@ static const struct weather weathers[] = {
     {.name = "fork-at-each-step", .thread_count = 1, .prepare = expect_traps,
      .blow = step_through_call, .was_felt = went_through},
     {.name = "grows", .thread_count = 2, .prepare = map_growing, .blow = grow},
+    {.name = "grows-down", .thread_count = 2, .prepare = map_stack, .blow = grow_down},
     {.name = "exit", .ends_abruptly = true},
 };
 

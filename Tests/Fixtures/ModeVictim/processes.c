@@ -261,9 +261,21 @@ static void memory_ends(const char *group) {
     serve_and_say("after", true);
 }
 
-/// The last span of a mapping is empty and may be fenced when the mapping grows: so many times.
-static void grows_beside_fences(const char *argument) {
-    const long times = strtol(argument, NULL, 10);
+/// As who has a libc of his own does it: no library sees that.
+static void *bare_mremap(void *old, size_t old_count, size_t new_count, int flags, ...) {
+    register long fourth __asm__("r10") = flags;
+    void *result;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "0"(SYS_mremap), "D"(old), "S"(old_count), "d"(new_count), "r"(fourth)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+
+/// The last span of a mapping is empty and may be fenced when the mapping grows: so many times. Returns
+/// the last page.
+static char *grow_beside_fences(
+    long times, void *(*mremap)(void *old, size_t old_count, size_t new_count, int flags, ...)) {
     enum { SPAN_BYTES = 2 << 20, PAGE_BYTES = 4096 };
     // Where nobody else looks for room: the hole behind it stays one.
     char *const place = (char *)0x300000000000;
@@ -288,10 +300,19 @@ static void grows_beside_fences(const char *argument) {
             must(mremap(last, SPAN_BYTES, PAGE_BYTES, 0) == last, "mremap");
         }
     }
-    const int no_flag = 0x100;
-    must(mremap(last, PAGE_BYTES, SPAN_BYTES, no_flag) == MAP_FAILED && errno == EINVAL, "mremap");
     say("grown", count);
     say("longest_ms", longest_ms);
+    return last;
+}
+
+static void grows_beside_fences(const char *argument) {
+    char *const page = grow_beside_fences(strtol(argument, NULL, 10), mremap);
+    const int no_flag = 0x100;
+    must(mremap(page, 4096, 8192, no_flag) == MAP_FAILED && errno == EINVAL, "mremap");
+}
+
+static void grows_unseen_beside_fences(const char *argument) {
+    grow_beside_fences(strtol(argument, NULL, 10), bare_mremap);
 }
 
 // ---- children ----------------------------------------------------------------------------------
@@ -574,6 +595,7 @@ const struct act process_acts[] = {
     {"address-space-ends", address_space_ends},
     {"memory-ends", memory_ends},
     {"grows-beside-fences", grows_beside_fences},
+    {"grows-unseen-beside-fences", grows_unseen_beside_fences},
     {"forks", forks},
     {"purges-beside-forks", purges_beside_forks},
     {"forks-alone", forks_alone},
