@@ -42,17 +42,13 @@ struct ForestPlot {
         ]
         for tick in scale.ticks {
             parts.append(Drawing.line(place(tick), Self.top, place(tick), bottom, "grid"))
-            parts.append(Drawing.line(place(tick), bottom, place(tick), bottom + 4, "axis"))
-            parts.append(
-                Drawing.text(scale.label(tick), place(tick), bottom + 17, anchor: "middle"))
         }
-        parts.append(Drawing.line(Self.left, bottom, Self.right, bottom, "axis"))
+        let area = PlotArea(left: Self.left, right: Self.right, bottom: bottom, width: Self.width)
+        parts += area.axis(
+            "ratio library / plain; 1 is no difference"
+                + (scale.low > 0 ? ", and the axis does not begin at 0" : ""),
+            ticks: scale.ticks.map { (scale.label($0), place($0)) })
         parts.append(Drawing.line(place(1), Self.top, place(1), bottom, "one"))
-        parts.append(
-            Drawing.text(
-                "ratio library / plain; 1 is no difference"
-                    + (scale.low > 0 ? ", and the axis does not begin at 0" : ""),
-                (Self.left + Self.right) / 2, bottom + 33, "small", anchor: "middle"))
         for (index, row) in rows.enumerated() {
             let y = Self.top + Double(index) * Self.rowHeight
             parts.append(Drawing.text(row.name, Self.left, y + 14, "label halo"))
@@ -63,7 +59,7 @@ struct ForestPlot {
             parts += Self.interval(row.ratio, at: y + 25, place, in: scale)
         }
         return Drawing.picture(
-            id, width: Self.width, height: bottom + 42, title: title, description: description,
+            id, width: Self.width, height: area.height, title: title, description: description,
             parts)
     }
 

@@ -60,19 +60,11 @@ struct LineChart {
         func height(_ value: Double) -> Double { bottom - y.fraction(value) * Self.plotHeight }
 
         var parts = [Drawing.text("\(title), kB", 4, 15, "heading")]
-        for tick in y.ticks {
-            parts.append(Drawing.line(Self.left, height(tick), Self.right, height(tick), "grid"))
-            parts.append(
-                Drawing.text(y.label(tick), Self.left - 5, height(tick) + 4, anchor: "end"))
-        }
-        for tick in x.ticks where tick <= end * 1.001 {
-            parts.append(Drawing.line(place(tick), bottom, place(tick), bottom + 4, "axis"))
-            parts.append(Drawing.text(x.label(tick), place(tick), bottom + 17, anchor: "middle"))
-        }
-        parts.append(Drawing.line(Self.left, bottom, Self.right, bottom, "axis"))
-        parts.append(
-            Drawing.text(
-                "seconds", (Self.left + Self.right) / 2, bottom + 32, anchor: "middle"))
+        let area = PlotArea(left: Self.left, right: Self.right, bottom: bottom, width: Self.width)
+        parts += area.grid(y, at: height)
+        parts += area.axis(
+            "seconds",
+            ticks: x.ticks.filter { $0 <= end * 1.001 }.map { (x.label($0), place($0)) })
         parts += rows.drawing(top: 16, bottom: bottom)
         for line in lines where !line.points.isEmpty {
             let points = line.points.map {
@@ -100,7 +92,7 @@ struct LineChart {
             parts.append(Drawing.text(label.text, Self.right + 17, label.y + 4, label.kind))
         }
         return Drawing.picture(
-            id, width: Self.width, height: bottom + 40, title: title, description: description,
+            id, width: Self.width, height: area.height, title: title, description: description,
             parts)
     }
 

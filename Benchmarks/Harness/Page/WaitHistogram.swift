@@ -45,11 +45,8 @@ struct WaitHistogram {
         func height(_ percent: Double) -> Double { bottom - y.fraction(percent) * Self.plotHeight }
 
         var parts = [Drawing.text("\(title), % of the waits", 4, 15, "heading")]
-        for tick in y.ticks {
-            parts.append(Drawing.line(Self.left, height(tick), Self.right, height(tick), "grid"))
-            parts.append(
-                Drawing.text(y.label(tick), Self.left - 5, height(tick) + 4, anchor: "end"))
-        }
+        let area = PlotArea(left: Self.left, right: Self.right, bottom: bottom, width: Self.width)
+        parts += area.grid(y, at: height)
         let width = (Self.right - Self.left) / Double(last - first)
         for (bin, share) in shares.sorted(by: { $0.key < $1.key }) {
             // One wait among many thousands is to be seen, too.
@@ -59,23 +56,15 @@ struct WaitHistogram {
                     Self.left + Double(bin - first) * width + 0.5, bottom - tall, width - 1, tall,
                     "bar"))
         }
-        for decade in stride(from: first, through: last, by: 10) {
-            let nanoseconds = pow(10, Double(decade) / 10)
-            let x = place(nanoseconds)
-            parts.append(Drawing.line(x, bottom, x, bottom + 4, "axis"))
-            parts.append(
-                Drawing.text(
-                    Self.duration(nanoseconds), x, bottom + 17,
-                    anchor: decade == last ? "end" : "middle"))
-        }
-        parts.append(Drawing.line(Self.left, bottom, Self.right, bottom, "axis"))
-        parts.append(
-            Drawing.text(
-                "length of a wait, logarithmic", (Self.left + Self.right) / 2, bottom + 33,
-                "small", anchor: "middle"))
+        parts += area.axis(
+            "length of a wait, logarithmic",
+            ticks: stride(from: first, through: last, by: 10).map { decade in
+                let nanoseconds = pow(10, Double(decade) / 10)
+                return (Self.duration(nanoseconds), place(nanoseconds))
+            })
         parts += rows.drawing(top: 16, bottom: bottom)
         return Drawing.picture(
-            id, width: Self.width, height: bottom + 42, title: title, description: description,
+            id, width: Self.width, height: area.height, title: title, description: description,
             parts)
     }
 
