@@ -26,6 +26,14 @@ public enum ProcessList {
         return String(decoding: bytes, as: UTF8.self).split(separator: "\0").joined(separator: " ")
     }
 
+    /// A thread of `pid` that has memory, by whose ID everything of the process can be read: the
+    /// first one unless it has left. Nil for kernel threads, and where the process has ended.
+    public static func threadWithMemory(of pid: Int32) -> Int32? {
+        DirectoryListing.names("/proc/\(pid)/task").compactMap { Int32($0) }.sorted().first {
+            (try? ProcessStatus.text(pid: $0)) != nil
+        }
+    }
+
     /// The children of `pid`, those of all its threads. Nil where the kernel does not list them
     /// (CONFIG_PROC_CHILDREN), or the process has ended.
     public static func children(of pid: Int32) -> Set<Int32>? {

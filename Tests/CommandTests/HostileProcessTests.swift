@@ -2,6 +2,7 @@
 
 import Foundation
 import FoundationXML
+import ProcFS
 import TestSupport
 import Testing
 
@@ -51,6 +52,34 @@ struct HostileProcessTests {
             #expect(outcome.status == 1, "\(outcome)")
             #expect(outcome.errors.contains("use the ptreclaim that came with the library"))
         }
+    }
+
+    // MARK: Threads
+
+    @Test("a process whose first thread has left is listed under the ID of one that is there")
+    func firstThreadLeft() async throws {
+        let code = """
+            import ctypes, threading, time
+            threading.Thread(target=time.sleep, args=(60,)).start()
+            ctypes.CDLL(None).syscall(60, 0)  # exit, of this thread
+            """
+        let process = try Victim.start(["/usr/bin/env", "python3", "-c", code])
+        let pid = process.pid
+        var status = ""
+        for _ in 0..<1000 where !status.contains("State:\tZ") {
+            try await Task.sleep(for: .milliseconds(5))
+            status = try String(contentsOfFile: "/proc/\(pid)/status", encoding: .utf8)
+        }
+        let inspected = try await ptreclaim("inspect", "\(pid)")
+        #expect(inspected.errors.contains("name another one (ps -L)"), "\(inspected)")
+        let thread = try #require(ProcessList.threadWithMemory(of: pid))
+        #expect(thread != pid)
+        let listed = try await ptreclaim("top", "--once", "--lines", "10000")
+        #expect(listed.status == 0, "\(listed)")
+        #expect(listed.output.contains(try Regex("(?m)^ *\(thread) ")), "\(listed)")
+        let other = try await ptreclaim("inspect", "\(thread)")
+        #expect(other.status == 0, "\(other)")
+        _ = try await process.end(within: .zero)
     }
 
     // MARK: Names

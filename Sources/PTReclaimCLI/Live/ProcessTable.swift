@@ -36,7 +36,7 @@ struct ProcessTable {
         var refused: [String: Int] = [:]
         for pid in ProcessList.pids() {
             do throws(ProcFSError) {
-                rows.append(try Self.look(at: pid))
+                rows.append(try Self.row(of: pid))
             } catch {
                 guard error.code != .noMemory, ![ENOENT, ESRCH].contains(error.errno) else {
                     continue
@@ -49,6 +49,17 @@ struct ProcessTable {
             Refusal(reason: $0.key, count: $0.value)
         }
         duration = ContinuousClock.now - start
+    }
+
+    /// Where the first thread has left, under the ID of another one: that is the one to inspect.
+    private static func row(of pid: Int32) throws(ProcFSError) -> Row {
+        do throws(ProcFSError) {
+            return try look(at: pid)
+        } catch {
+            guard error.code == .noMemory, let thread = ProcessList.threadWithMemory(of: pid)
+            else { throw error }
+            return try look(at: thread)
+        }
     }
 
     private static func look(at pid: Int32) throws(ProcFSError) -> Row {
