@@ -14,7 +14,6 @@
 // that the word counted is in it.
 #define FENCED 0x80000000u
 static const uint64_t longest_wait_for_forks = 20000000; // ns
-static const long longest_sleep_ms = 100;
 
 /// Threads that wait for forks. Without any a fork makes no system call here: a filter may kill for it.
 static uint32_t waiting_for_forks;
@@ -69,8 +68,7 @@ static void before_fork(void) {
     }
     uint32_t now = __atomic_add_fetch(word, 1, __ATOMIC_ACQ_REL);
     while (now & FENCED) {
-        // As for the layout: a wake that is lost costs time, and never the thread.
-        ptreclaim_futex_wait(word, now, longest_sleep_ms);
+        ptreclaim_futex_wait(word, now, PTRECLAIM_LONGEST_SLEEP_MS);
         now = __atomic_load_n(word, __ATOMIC_ACQUIRE);
     }
 }

@@ -15,7 +15,6 @@ enum {
     BLOCK_BYTES = BLOCK_CHUNKS * SPANS_PER_GIB * 4,
     NO_HUGE_PAGE = 15, // MADV_NOHUGEPAGE
     DONT_DUMP = 16,    // MADV_DONTDUMP
-    LONGEST_WAIT_MS = 100,
 };
 
 static const uintptr_t top = 1ul << 47, gib_bytes = 1ul << GIB_SHIFT, span_bytes = 1ul << SPAN_SHIFT;
@@ -189,8 +188,7 @@ static bool wait_for_release(void) {
     if (held == 2
         || __atomic_compare_exchange_n(
             claims, &held, 2, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-        // The word says when it is over; a wake that is lost must cost time, and never the thread.
-        ptreclaim_futex_wait(claims, 2, LONGEST_WAIT_MS);
+        ptreclaim_futex_wait(claims, 2, PTRECLAIM_LONGEST_SLEEP_MS);
     }
     const uint64_t waited = ptreclaim_monotonic_nanoseconds() - start;
     __atomic_fetch_add(&waits.count, 1, __ATOMIC_RELAXED);

@@ -262,6 +262,10 @@ static inline void ptreclaim_pin_to_this_cpu(void) {
 /// Returns also for no reason.
 void ptreclaim_futex_wait(uint32_t *word, uint32_t expected, long milliseconds);
 
+/// How long an application's thread sleeps before it looks at the word again: a wake that is lost costs
+/// time, and never the thread.
+enum { PTRECLAIM_LONGEST_SLEEP_MS = 100 };
+
 static inline void ptreclaim_futex_wake(uint32_t *word, int count) {
     const int wake_private = 1 | 128;
     ptreclaim_syscall(SYS_futex, (long)word, wake_private, count, 0, 0, 0);

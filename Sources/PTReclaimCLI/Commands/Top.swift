@@ -12,7 +12,8 @@ struct Top: ParsableCommand {
             """,
         discussion: """
             Looks without stopping any process. A process that one may not ptrace is counted and not \
-            shown: run as root to see all. Kernel threads have no page tables of their own.
+            shown: run as root to see all. Kernel threads have no page tables of their own. A process \
+            whose first thread has left is shown under the ID of another one.
 
             On a terminal it looks again every few seconds, and takes a tenth of the time of one core \
             at most: q quits, space pauses, the arrows scroll. Into a pipe or a file, with --once or \
