@@ -177,7 +177,8 @@ static long remap(
     }
     if (stays && old_count > 0 && new_count > old_count) {
         const long result = grow_in_place(old, old_address, old_count, new_count, flags);
-        if (!is_error(result)) {
+        // No room, and it may not move. Any other error may come of a fence, until it is cleared.
+        if (!is_error(result) || (result == -ENOMEM && !(flags & PTRECLAIM_MREMAP_MAYMOVE))) {
             return result;
         }
     }

@@ -314,6 +314,11 @@ extension ShimTests {
             #expect(outcome.numbers["fences"] ?? 0 > 0, "\(outcome)")
         }
 
+        @Test("A mapping that cannot grow in its place is served as before", arguments: fencedModes)
+        func cannotGrow(mode: String) async throws {
+            expect(try await run(["cannot-grow"], mode: mode), after: all)
+        }
+
         @Test("Nor does it wait for a service thread that does not get on, once the watchdog looks")
         func growsBesideStoppedFence() async throws {
             let more = SwitchedShim.environment(stopping: .afterRegister).merging(

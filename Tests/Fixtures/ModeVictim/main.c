@@ -261,8 +261,20 @@ static void purges_behind_a_cut_pass(const char *argument) {
     say("freed", freed_since(0));
 }
 
+/// There is more of the mapping behind what is to grow, and it may not move.
+static void cannot_grow(const char *argument) {
+    (void)argument;
+    const size_t count = (size_t)SPANS * SPAN_BYTES;
+    serve_and_say("before", true);
+    must(mremap(memory, count, 2 * count, 0) == MAP_FAILED && errno == ENOMEM, "mremap");
+    serve_and_say("after", true);
+}
+
 static const struct act simple_acts[] = {
-    {"plain", plain}, {"purges-behind-a-cut-pass", purges_behind_a_cut_pass}, {NULL, NULL}};
+    {"plain", plain},
+    {"cannot-grow", cannot_grow},
+    {"purges-behind-a-cut-pass", purges_behind_a_cut_pass},
+    {NULL, NULL}};
 
 int main(int count, char *arguments[]) {
     const int at = prepare(count, arguments);
