@@ -185,6 +185,19 @@ void ptreclaim_fence_open(int userfaultfd, uintptr_t start, uintptr_t end) {
     ptreclaim_ioctl(userfaultfd, PTRECLAIM_UFFDIO_WAKE, &all);
 }
 
+void ptreclaim_let_go_of(int userfaultfd, uintptr_t start, uintptr_t end) {
+    struct ptreclaim_uffd_register registration = {
+        .range = {start, end - start},
+        .mode = PTRECLAIM_UFFD_REGISTER_MISSING,
+    };
+    const uint64_t signals = ptreclaim_set_signal_mask(~0ull); // as behind a fence, which it is
+    // Fails where it is somebody else's (EBUSY), or cannot be registered (EINVAL).
+    if (ptreclaim_ioctl(userfaultfd, PTRECLAIM_UFFDIO_REGISTER, &registration) >= 0) {
+        ptreclaim_fence_open(userfaultfd, start, end);
+    }
+    ptreclaim_set_signal_mask(signals);
+}
+
 long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end) {
     uint32_t *word = gate();
     if (!word) {

@@ -80,27 +80,21 @@ extension LiveSpace {
     }
 
     /// A VMA that grows out of a fence, by mremap or as a stack (MAP_GROWSDOWN), takes the
-    /// registration along; no query tells which VMA has one.
+    /// registration along; no query tells which VMA has one. So what has changed is let go of,
+    /// until nothing has.
     private func letGoOfWhatGrew(
         out run: SpanRun, since before: Neighbors,
         _ service: UnsafeMutablePointer<ptreclaim_service>
     ) {
+        let userfaultfd = unsafe service.pointee.userfaultfd
         var known = before
-        // Another change may come in between, but not for ever.
-        for _ in 0..<100 {
+        while userfaultfd >= 0 {
             let neighbors = Neighbors(of: run, maps: maps)
-            let userfaultfd = unsafe service.pointee.userfaultfd
-            guard neighbors != known, userfaultfd >= 0 else { return }
+            if neighbors == known { return }
             known = neighbors
-            guard backend == .dontneed else { break }
-            ptreclaim_fence_open(userfaultfd, known.beneath.start, known.beneath.end)
-            ptreclaim_fence_open(userfaultfd, known.behind.start, known.behind.end)
+            ptreclaim_let_go_of(userfaultfd, known.beneath.start, known.beneath.end)
+            ptreclaim_let_go_of(userfaultfd, known.behind.start, known.behind.end)
         }
-        // An older kernel would take away somebody else's registration, too. Closing ends our own,
-        // wherever they are.
-        _ = unsafe ptreclaim_close(service.pointee.userfaultfd)
-        unsafe service.pointee.userfaultfd = -1
-        unsafe service.pointee.has_tried_userfaultfd = false
     }
 
     /// A fence of the service thread, that frees by DONTNEED.

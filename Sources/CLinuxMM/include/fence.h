@@ -58,9 +58,12 @@ long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintp
 /// Returns 0 or -errno, -ECANCELED as above.
 long ptreclaim_watched_free(struct ptreclaim_fence *fence, uintptr_t start, uintptr_t end);
 
-/// Ends what `userfaultfd` has registered in `start ..< end`, page-aligned and inside one VMA, and lets
-/// go on who waits there. Where it has nothing registered, nothing happens (Linux 6.13 and newer).
+/// Ends what `userfaultfd` has registered in `start ..< end`, page-aligned, and lets go on who waits
+/// there. All that is registered there must be its own, or an older kernel ends that, too.
 void ptreclaim_fence_open(int userfaultfd, uintptr_t start, uintptr_t end);
+
+/// The same for a VMA of which nobody knows who has registered it, if anybody.
+void ptreclaim_let_go_of(int userfaultfd, uintptr_t start, uintptr_t end);
 
 /// Keeps fences and forks apart from now on. Returns 0 or -errno.
 int ptreclaim_install_fork_gate(void);
