@@ -219,7 +219,7 @@ long ptreclaim_fenced_free(struct ptreclaim_fence *fence, uintptr_t start, uintp
     const uint64_t began = fence->fences ? ptreclaim_monotonic_nanoseconds() : 0;
     bool was_met = false;
     long result = ptreclaim_ioctl(fence->userfaultfd, PTRECLAIM_UFFDIO_REGISTER, &registration);
-    // What was never registered is never unregistered: before Linux 6.13 that would take away
+    // What was never registered is never unregistered: before Linux 6.17 that would take away
     // somebody else's registration.
     fence->was_up = result >= 0;
     if (fence->was_up) {
