@@ -78,6 +78,7 @@ extension ShimTests {
             Weather(name: "fork-in-handler"),
             Weather(name: "grows"),
             Weather(name: "grows-down"),
+            Weather(name: "registered-neighbor"),
         ]
 
         @Test("No weather loses a write or hangs anybody, parent or child", arguments: weathers)

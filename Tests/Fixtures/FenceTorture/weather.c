@@ -5,16 +5,19 @@
 #include "torture.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/audit.h>
 #include <linux/close_range.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -553,6 +556,61 @@ static void grow_down(struct worker *worker) {
     }
 }
 
+// ---- a neighbour that the application has registered ------------------------------------------
+
+static int open_userfaultfd(void) {
+    const int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    struct uffdio_api api = {.api = UFFD_API};
+    if (fd < 0 || ioctl(fd, UFFDIO_API, &api) != 0) {
+        perror("userfaultfd");
+        _exit(SKIPPED);
+    }
+    return fd;
+}
+
+/// Two pages behind the span, which nobody touches.
+static int register_neighbor(int userfaultfd) {
+    struct uffdio_register range = {
+        .range = {(uintptr_t)growing + SPAN_BYTES, 2 * PAGE_BYTES},
+        .mode = UFFDIO_REGISTER_MODE_MISSING,
+    };
+    return ioctl(userfaultfd, UFFDIO_REGISTER, &range);
+}
+
+static int stranger; // may not have it
+
+static void map_registered_neighbor(void) {
+    map_growing();
+    char *const end = growing + SPAN_BYTES;
+    stranger = open_userfaultfd();
+    if (mmap(end, 2 * PAGE_BYTES, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != end
+        || register_neighbor(open_userfaultfd()) != 0) {
+        perror("UFFDIO_REGISTER");
+        _exit(USAGE);
+    }
+}
+
+/// The neighbour becomes longer and shorter, and stays registered.
+static void change_neighbor(struct worker *worker) {
+    if (has_called_for_it(worker)) {
+        return;
+    }
+    empty(worker, growing);
+    const bool is_even = next(&worker->random) % 2 == 0;
+    char *const second = growing + SPAN_BYTES + PAGE_BYTES;
+    if (mprotect(second, PAGE_BYTES, is_even ? PROT_READ : PROT_READ | PROT_WRITE) != 0) {
+        perror("mprotect");
+        _exit(USAGE);
+    }
+    if (register_neighbor(stranger) == 0) {
+        fprintf(stderr, "lost: the registration of a neighbour\n");
+        atomic_fetch_add(&counters->lost, 1);
+        _exit(LOST);
+    }
+    atomic_fetch_add(&counters->weather, 1);
+}
+
 // ---- the end of the process --------------------------------------------------------------------
 
 void end_abruptly(void) {
@@ -591,6 +649,8 @@ static const struct weather weathers[] = {
      .blow = step_through_call, .was_felt = went_through},
     {.name = "grows", .thread_count = 2, .prepare = map_growing, .blow = grow},
     {.name = "grows-down", .thread_count = 2, .prepare = map_stack, .blow = grow_down},
+    {.name = "registered-neighbor", .thread_count = 2, .prepare = map_registered_neighbor,
+     .blow = change_neighbor},
     {.name = "exit", .ends_abruptly = true},
 };
 
