@@ -498,7 +498,6 @@ static void map_growing_by(int flags) {
         perror("mmap");
         _exit(USAGE);
     }
-    madvise(growing, SPAN_BYTES, MADV_NOHUGEPAGE);
 }
 
 static void map_growing(void) { map_growing_by(0); }
