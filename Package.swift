@@ -26,7 +26,7 @@ let shimCoreSettings: [SwiftSetting] = [
     .strictMemorySafety(),
     .enableExperimentalFeature("Embedded"),
     .define("SHIM_SINGLE_MODULE"),
-    .unsafeFlags(["-wmo", "-Xfrontend", "-no-allocations"]),
+    .unsafeFlags(["-wmo", "-Xfrontend", "-no-allocations", "-Xfrontend", "-function-sections"]),
 ]
 
 let cSettings: [CSetting] = [
@@ -38,7 +38,7 @@ let cSettings: [CSetting] = [
 let libraryCSettings: [CSetting] = [
     .unsafeFlags([
         "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden",
-        "-ftls-model=initial-exec", "-fno-stack-protector",
+        "-ftls-model=initial-exec", "-fno-stack-protector", "-ffunction-sections", "-fdata-sections",
     ]),
     // Small: it is mapped into every process of a server.
     .unsafeFlags(["-Oz"], .when(configuration: .release)),

@@ -16,6 +16,7 @@
 #include "jemalloc.h"
 #include "layout.h"
 #include "linux_mm.h"
+#include "options.h"
 #include "reclaimer.h"
 #include "single.h"
 #include "trace.h"
@@ -79,6 +80,18 @@ static void note_mapping_of_jemalloc(long result, size_t byte_count) {
     }
 }
 
+/// Programs map before this library starts. What no fence will ask for is not recorded: in mode `hooks`
+/// that would be 20 KiB in every process.
+static void record_for_fences_only(void) {
+    static bool is_decided;
+    if (!__atomic_load_n(&is_decided, __ATOMIC_RELAXED)) {
+        if (!ptreclaim_options_want_fence()) {
+            ptreclaim_layout_stop();
+        }
+        __atomic_store_n(&is_decided, true, __ATOMIC_RELAXED);
+    }
+}
+
 /// What was there before may have been unmapped unseen: marks end with the memory.
 static void forget_marks(struct range new) {
     const uintptr_t span_mask = (2 << 20) - 1;
@@ -92,6 +105,7 @@ static void forget_marks(struct range new) {
 static long map(
     uintptr_t address, size_t byte_count, int protection, int flags, int fd, off_t offset,
     const void *caller) {
+    record_for_fences_only();
     const bool replaces = (flags & MAP_FIXED) != 0;
     const struct range place = whole_pages(address, byte_count);
     struct ptreclaim_layout_edges edges = {{0}, {0}};
@@ -167,6 +181,7 @@ static bool has_attached;
 
 static long remap(
     uintptr_t old_address, size_t old_count, size_t new_count, int flags, uintptr_t new_address) {
+    record_for_fences_only();
     const struct range old = whole_pages(old_address, old_count);
     const bool stays = !(flags & (PTRECLAIM_MREMAP_FIXED | PTRECLAIM_MREMAP_DONTUNMAP));
     if (stays && new_count <= old_count && new_count > 0) {
@@ -255,6 +270,7 @@ static void heap_shrinks(uintptr_t from, uintptr_t to) {
 }
 
 static void heap_has_grown(uintptr_t from, uintptr_t to) {
+    record_for_fences_only();
     ptreclaim_layout_add(page_up(from), page_up(to));
 }
 

@@ -62,6 +62,12 @@ static int64_t bounded_number(const char *bounds, const char *value) {
     return is_number && lowest <= number && number <= highest ? (int64_t)number : -1;
 }
 
+/// The index or the number that `value` is, or -1.
+static int64_t known_value(const struct option *option, const char *value) {
+    return option->kind == NUMBER ? bounded_number(option->choices, value)
+                                  : choice_index(option->choices, value);
+}
+
 static void read_option(const struct option *option, char *field) {
     const char *value = secure_getenv(option->variable);
     if (option->kind == NAME) {
@@ -71,8 +77,7 @@ static void read_option(const struct option *option, char *field) {
     }
     uint32_t chosen = option->fallback;
     if (value && *value) {
-        int64_t known = option->kind == NUMBER ? bounded_number(option->choices, value)
-                                               : choice_index(option->choices, value);
+        const int64_t known = known_value(option, value);
         if (known >= 0) {
             chosen = (uint32_t)known;
         } else {
@@ -95,4 +100,15 @@ struct ptreclaim_options ptreclaim_options_read(void) {
         read_option(&table[i], (char *)&options + table[i].offset);
     }
     return options;
+}
+
+bool ptreclaim_options_want_fence(void) {
+    const struct option *mode = &table[0];
+    const char *value = secure_getenv(mode->variable);
+    switch (value ? known_value(mode, value) : -1) {
+    case PTRECLAIM_OPTION_MODE_MADVISE:
+    case PTRECLAIM_OPTION_MODE_SCAN:
+    case PTRECLAIM_OPTION_MODE_HOOKS_AND_SCAN: return true;
+    default: return false;
+    }
 }

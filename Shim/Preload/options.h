@@ -65,4 +65,7 @@ enum {
 /// Reads the environment. A malformed value gives one line on fd 2 and keeps the default.
 struct ptreclaim_options ptreclaim_options_read(void);
 
+/// Whether the mode that the environment names frees behind a fence. Says nothing.
+bool ptreclaim_options_want_fence(void);
+
 #endif
