@@ -61,10 +61,12 @@ extension LiveSpace {
             unsafe fence.protection = plain.protection
             unsafe fence.is_noreserve = plain.isNoReserve
         }
-        let neighbors = Neighbors(of: run, maps: maps)
+        // What is claimed is no stack, and its mapping is as it was looked at.
+        let mayGrow = servable == nil || mapping.range.end <= run.end
+        let neighbors = mayGrow ? Neighbors(of: run, maps: maps) : nil
         let result = unsafe ptreclaim_fenced_free(&fence, run.start, run.end)
         unsafe service.pointee.userfaultfd = fence.userfaultfd
-        unsafe letGoOfWhatGrew(out: run, since: neighbors, service)
+        if let neighbors { unsafe letGoOfWhatGrew(out: run, since: neighbors, service) }
         guard result < 0 else { return nil }
         if result == -Int(ECANCELED) { return .fenceUnavailable }
         if unsafe fence.was_up { return .backendFailed }

@@ -155,8 +155,8 @@ extension ShimTests {
             Mutation(
                 name: "what-grows-stays-registered",
                 file: "Sources/LiveSpace/LiveSpace+Freeing.swift",
-                original: "unsafe letGoOfWhatGrew(out: run, since: neighbors, service)",
-                replacement: "_ = neighbors",
+                original: "if let neighbors { unsafe letGoOfWhatGrew(",
+                replacement: "if let neighbors, false { unsafe letGoOfWhatGrew(",
                 options: sharp + ["--weather", "grows"], finding: .hang),
             Mutation(
                 name: "what-grows-down-stays-registered",
