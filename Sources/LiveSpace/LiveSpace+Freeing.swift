@@ -94,8 +94,18 @@ extension LiveSpace {
             let neighbors = Neighbors(of: run, maps: maps)
             if neighbors == known { return }
             known = neighbors
-            ptreclaim_let_go_of(userfaultfd, known.beneath.start, known.beneath.end)
-            ptreclaim_let_go_of(userfaultfd, known.behind.start, known.behind.end)
+            letGo(of: known.beneath, userfaultfd)
+            letGo(of: known.behind, userfaultfd)
+        }
+    }
+
+    private func letGo(of extent: AddressRange, _ userfaultfd: Int32) {
+        if servable == nil {
+            ptreclaim_let_go_of(userfaultfd, extent.start, extent.end)
+        } else {
+            // Who is served has no userfaultfd of its own. And nothing is registered that the
+            // watchdog would not know of.
+            ptreclaim_fence_open(userfaultfd, extent.start, extent.end)
         }
     }
 
