@@ -307,11 +307,13 @@ extension ShimTests {
             let more = SwitchedShim.environment(slowing: .afterSecondLook).merging(
                 ["PTRECLAIM_DELAY_MS": "1"]) { $1 }
             let outcome = try await run(
-                [act, "2000"], mode: mode, more: more,
+                [act, "300"], mode: mode, more: more,
                 preloading: [SwitchedShim.library()])
             #expect(!outcome.timedOut)
-            #expect(outcome.numbers["grown"] == 2000, "\(outcome)")
-            #expect(outcome.numbers["fences"] ?? 0 > 0, "\(outcome)")
+            #expect(outcome.numbers["fences"] ?? 0 >= 300, "\(outcome)")
+            #expect(outcome.numbers["grown"] ?? 0 > 300, "\(outcome)")
+            // A bare call meets two mappings where the fence begins inside one.
+            if act == "grows-beside-fences" { #expect(outcome.numbers["refused"] == 0) }
         }
 
         @Test("A mapping that cannot grow in its place is served as before", arguments: fencedModes)
@@ -324,9 +326,9 @@ extension ShimTests {
             let more = SwitchedShim.environment(stopping: .afterRegister).merging(
                 ["PTRECLAIM_DELAY_MS": "1"]) { $1 }
             let outcome = try await run(
-                ["grows-beside-fences", "4000"], mode: "madvise", more: more,
+                ["grows-beside-fences", "5"], mode: "madvise", more: more,
                 preloading: [SwitchedShim.library()])
-            #expect(outcome.numbers["grown"] == 4000, "\(outcome)")
+            #expect(outcome.numbers["refused"] == 0, "\(outcome)")
             // At the fence that stops it waits for the watchdog, and not for the second.
             let longest = try #require(outcome.numbers["longest_ms"])
             #expect((90..<700).contains(longest), "\(outcome)")

@@ -137,7 +137,9 @@ static long freed_since(long before) {
                 : (before - page_tables_kib()) / 4;
 }
 
-static double now(void) {
+unsigned long fences(void) { return page ? __atomic_load_n(&page->fences, __ATOMIC_RELAXED) : 0; }
+
+double now(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;

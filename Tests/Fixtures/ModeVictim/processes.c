@@ -25,7 +25,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -272,10 +271,11 @@ static void *bare_mremap(void *old, size_t old_count, size_t new_count, int flag
     return result;
 }
 
-/// The last span of a mapping is empty and may be fenced when the mapping grows: so many times. Returns
-/// the last page.
+/// The last span of a mapping is empty and may be fenced when the mapping grows: again and again, until
+/// there have been so many fences. Returns the last page.
 static char *grow_beside_fences(
-    long times, void *(*mremap)(void *old, size_t old_count, size_t new_count, int flags, ...)) {
+    unsigned long fence_count,
+    void *(*mremap)(void *old, size_t old_count, size_t new_count, int flags, ...)) {
     enum { SPAN_BYTES = 2 << 20, PAGE_BYTES = 4096 };
     // Where nobody else looks for room: the hole behind it stays one.
     char *const place = (char *)0x300000000000;
@@ -283,36 +283,38 @@ static char *grow_beside_fences(
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     must(start == place && !madvise(start, SPAN_BYTES, MADV_NOHUGEPAGE), "mmap");
     char *const end = start + SPAN_BYTES, *const last = end - PAGE_BYTES;
-    long count = 0, longest_ms = 0;
-    for (long i = 0; i < times; i++) {
+    const double limit = now() + 30;
+    double longest = 0;
+    long grown = 0, refused = 0;
+    for (long i = 0; fences() < fence_count && now() < limit; i++) {
         *last = 1;
         madvise(last, PAGE_BYTES, MADV_DONTNEED);
-        nap(i % 4);
-        struct timespec start_time, end_time;
-        clock_gettime(CLOCK_MONOTONIC, &start_time);
-        if (mremap(last, PAGE_BYTES, SPAN_BYTES, 0) == last) {
-            *end = 1;
-            clock_gettime(CLOCK_MONOTONIC, &end_time);
-            const long milliseconds = (end_time.tv_sec - start_time.tv_sec) * 1000
-                                      + (end_time.tv_nsec - start_time.tv_nsec) / 1000000;
-            longest_ms = milliseconds > longest_ms ? milliseconds : longest_ms;
-            count++;
-            must(mremap(last, SPAN_BYTES, PAGE_BYTES, 0) == last, "mremap");
+        nap(i % 50); // in mode scan two passes have to find it empty
+        const double began = now();
+        if (mremap(last, PAGE_BYTES, SPAN_BYTES, 0) != last) {
+            refused++;
+            continue;
         }
+        *end = 1;
+        const double length = now() - began;
+        longest = length > longest ? length : longest;
+        grown++;
+        must(mremap(last, SPAN_BYTES, PAGE_BYTES, 0) == last, "mremap");
     }
-    say("grown", count);
-    say("longest_ms", longest_ms);
+    say("grown", grown);
+    say("refused", refused);
+    say("longest_ms", (long)(longest * 1e3));
     return last;
 }
 
 static void grows_beside_fences(const char *argument) {
-    char *const page = grow_beside_fences(strtol(argument, NULL, 10), mremap);
+    char *const page = grow_beside_fences(strtoul(argument, NULL, 10), mremap);
     const int no_flag = 0x100;
     must(mremap(page, 4096, 8192, no_flag) == MAP_FAILED && errno == EINVAL, "mremap");
 }
 
 static void grows_unseen_beside_fences(const char *argument) {
-    grow_beside_fences(strtol(argument, NULL, 10), bare_mremap);
+    grow_beside_fences(strtoul(argument, NULL, 10), bare_mremap);
 }
 
 // ---- children ----------------------------------------------------------------------------------

@@ -23,6 +23,12 @@ void serve_and_say(const char *name, bool wanted);
 void say(const char *name, long number);
 /// Prints mode, refusals and tables kept, as far as they are not zero, each behind `prefix`.
 void say_page(const char *prefix);
+
+/// In seconds, of CLOCK_MONOTONIC.
+double now(void);
+
+/// How many fences there have been, as the library counts.
+unsigned long fences(void);
 /// Ends the program where a call failed.
 void must(bool is_done, const char *call);
 _Noreturn void skip(const char *reason);
