@@ -310,8 +310,9 @@ extension ShimTests {
                 [act, "300"], mode: mode, more: more,
                 preloading: [SwitchedShim.library()])
             #expect(!outcome.timedOut)
-            #expect(outcome.numbers["fences"] ?? 0 >= 300, "\(outcome)")
-            #expect(outcome.numbers["grown"] ?? 0 > 300, "\(outcome)")
+            // Where there is no CPU to be had it ends after half a minute.
+            #expect(outcome.numbers["fences"] ?? 0 >= 100, "\(outcome)")
+            #expect(outcome.numbers["grown"] ?? 0 > 100, "\(outcome)")
             // A bare call meets two mappings where the fence begins inside one.
             if act == "grows-beside-fences" { #expect(outcome.numbers["refused"] == 0) }
         }
