@@ -49,7 +49,8 @@ public final class ConformanceRun {
         self.backend = backend
         ptreclaim_remember_signals()
         do throws(KernelSettings.Failure) {
-            settings = try KernelSettings(patience: .seconds(600))
+            settings = try KernelSettings(
+                patience: .seconds(600), wantsPool: !options.without.contains(.hugetlb))
         } catch {
             throw CannotRun(description: "\(error)")
         }

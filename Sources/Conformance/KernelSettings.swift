@@ -32,8 +32,10 @@ internal import CPlayer
     /// Whether the pool has huge pages for us.
     public private(set) var hasPool = false
 
-    /// - Parameter patience: how long to wait for another run to end.
-    public init(patience: Duration) throws(Failure) {
+    /// - Parameters:
+    ///   - patience: how long to wait for another run to end.
+    ///   - wantsPool: whether huge pages of the pool will be used; if not it is left as it is.
+    public init(patience: Duration, wantsPool: Bool) throws(Failure) {
         lock = try Self.takeLock(patience: patience)
         var wanted = [
             (Self.huge + "khugepaged/scan_sleep_millisecs", Self.never),
@@ -46,7 +48,9 @@ internal import CPlayer
             wanted.append((Self.huge + "hugepages-\(size)kB/shmem_enabled", "never"))
         }
         let free = Self.number(Self.pool + "free_hugepages") ?? 0
-        if let count = Self.number(Self.pool + "nr_hugepages"), free < Self.neededPoolPages {
+        if wantsPool, free < Self.neededPoolPages,
+            let count = Self.number(Self.pool + "nr_hugepages")
+        {
             wanted.append(
                 (Self.pool + "nr_hugepages", "\(count + Self.neededPoolPages - free)"))
         }
@@ -59,7 +63,8 @@ internal import CPlayer
             throw .cannotKeep(errno: -keeper)
         }
         for change in changes { try? Descriptor.write(change.new, to: change.path) }
-        hasPool = Self.number(Self.pool + "free_hugepages") ?? 0 >= Self.neededPoolPages
+        hasPool =
+            wantsPool && Self.number(Self.pool + "free_hugepages") ?? 0 >= Self.neededPoolPages
         // A new pause wakes khugepaged up: it makes one round, and then sleeps that long.
         ptreclaim_sleep_milliseconds(300)
     }

@@ -124,14 +124,8 @@ struct RuleTests {
     // |  span 0  |  span 1  |  span 2   |  span 3  |
     @Test(arguments: [ReclaimAccess.owned, .shared])
     func hugetlbIsLeftAlone(access: ReclaimAccess) throws {
-        let setting = "/proc/sys/vm/nr_hugepages"
-        let before = try String(contentsOfFile: setting, encoding: .utf8)
-        do {
-            try "2".write(toFile: setting, atomically: false, encoding: .utf8)
-        } catch {
-            try Test.cancel("no huge pages can be reserved: \(error)")
-        }
-        defer { try? before.write(toFile: setting, atomically: false, encoding: .utf8) }
+        guard let pages = HugePages(2) else { try Test.cancel("no huge pages can be reserved") }
+        defer { pages.giveBack() }
         let backend = try #require(LiveSpace.probeBackend())
         let space = try LivePlayground(backend)
         try space.map(space.pages(0..<4 * pagesPerSpan), marked: false)
